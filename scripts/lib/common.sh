@@ -1,0 +1,68 @@
+# Words, places and small helpers that every script here shares. Sourced, never run.
+# shellcheck shell=bash
+
+CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+readonly CHECKOUT
+
+# say WORDS…: one line of progress, on standard error so that standard output stays a result.
+say() { printf '%s\n' "$*" >&2; }
+
+# die MESSAGE [HINT]: what failed and what to do about it; exit status 1.
+die() {
+    printf '%s: error: %s\n' "${0##*/}" "$1" >&2
+    [[ -z ${2-} ]] || printf '%s: hint: %s\n' "${0##*/}" "$2" >&2
+    exit 1
+}
+
+# usage_error MESSAGE: the command line is wrong; exit status 2, as design.md has it.
+usage_error() {
+    printf '%s: %s\n' "${0##*/}" "$1" >&2
+    exit 2
+}
+
+is_root() { [[ $EUID -eq 0 ]]; }
+
+# home_directory: $HOME, or what the account database says where the environment has none (services, CI).
+home_directory() {
+    if [[ -n ${HOME-} ]]; then
+        printf '%s\n' "$HOME"
+    else
+        getent passwd "$EUID" | cut -d: -f6
+    fi
+}
+
+# The place for what is slow to make (root file systems). Outside the checkout, so that a fresh clone finds it.
+MAID_CACHE=${MAID_CACHE:-$(home_directory)/.cache/maid}
+export MAID_CACHE
+
+# os_release KEY: a value of this machine's /etc/os-release; empty where there is none.
+os_release() { (
+    # shellcheck source=/dev/null
+    . /etc/os-release 2>/dev/null || true
+    printf '%s\n' "${!1-}"
+); }
+
+# debian_release: the number of this machine's Debian ("12", "13"); empty on anything else.
+debian_release() { [[ $(os_release ID) != debian ]] || os_release VERSION_ID; }
+
+# digest: the first 12 hexadecimal digits of the SHA-256 of standard input; names a recipe or a state.
+digest() { sha256sum | cut -c1-12; }
+
+# seconds_since START: START as $EPOCHREALTIME was; prints seconds with one decimal.
+seconds_since() {
+    local now=${EPOCHREALTIME/[.,]/} start=${1/[.,]/}
+    local tenths=$(((now - start) / 100000))
+    printf '%d.%d\n' $((tenths / 10)) $((tenths % 10))
+}
+
+# quietly LOG CMD…: run CMD with its output in the file LOG; where it fails, show the end of LOG and fail with it.
+quietly() {
+    local log=$1 status=0
+    shift
+    "$@" </dev/null >"$log" 2>&1 || status=$?
+    if ((status != 0)); then
+        say "failed with status $status: $*"
+        tail -n 40 "$log" | sed 's/^/    /' >&2
+    fi
+    return "$status"
+}

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""private-binfmt.py INTERPRETER CMD…: run CMD as root of a user namespace whose own binfmt_misc table holds arm64.
+
+It serves the making of root file systems, before maid itself is installed; so it needs nothing but
+Python. The host's table is not touched: the namespace mounts its own one first, or this stops. Root
+only (all ids are mapped), Linux 6.7 or newer (older kernels have one table and refuse the mount).
+"""
+
+import ctypes
+import os
+import sys
+
+CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000  # <linux/sched.h>
+MS_REC, MS_PRIVATE = 1 << 14, 1 << 18  # <linux/mount.h>
+TABLE = "/proc/sys/fs/binfmt_misc"
+
+# 64-bit little-endian ELF (any ABI byte), ET_EXEC or ET_DYN, EM_AARCH64: as QEMU's binfmt.d has it.
+MAGIC = bytes.fromhex("7f454c460201010000000000000000000200b700")
+MASK = bytes.fromhex("ffffffffffffff00fffffffffffffffffeffffff")
+FLAGS = "FPOC"  # open now (works in a chroot), keep argv[0], setuid programs work
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int, what: str) -> None:
+    """Raise OSError with the C library's errno where a call returned a negative result."""
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+
+
+def escaped(data: bytes) -> bytes:
+    """Return data as the kernel's register line wants bytes: \\xNN for each."""
+    return b"".join(b"\\x%02x" % byte for byte in data)
+
+
+def main() -> int:
+    """Run the command and return its exit status (128+N for a signal)."""
+    interpreter, *command = sys.argv[1:]
+    unshared, mapped = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        check(libc.unshare(CLONE_NEWUSER | CLONE_NEWNS), "unshare")
+        os.write(unshared[1], b"x")
+        os.read(mapped[0], 1)
+        check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "make / private")
+        check(
+            libc.mount(b"binfmt_misc", TABLE.encode(), b"binfmt_misc", 0, None),
+            "mount a binfmt_misc of the namespace's own (Linux 6.7 or newer)",
+        )
+        with open(f"{TABLE}/register", "wb", buffering=0) as register:
+            fields = (b"aarch64", b"M", b"", escaped(MAGIC), escaped(MASK), interpreter.encode())
+            register.write(b":" + b":".join(fields) + b":" + FLAGS.encode())
+        os.execvp(command[0], command)
+    os.read(unshared[0], 1)
+    for kind in ("uid", "gid"):
+        with open(f"/proc/{child}/{kind}_map", "w") as file:
+            file.write("0 0 4294967295")
+    os.write(mapped[1], b"x")
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

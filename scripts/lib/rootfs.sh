@@ -1,0 +1,51 @@
+# Root file systems, each made once from Debian's packages (make-rootfs.sh) and kept in the cache. Sourced after common.sh, packages.sh.
+# shellcheck shell=bash
+
+# Each has a recipe in make-rootfs.sh.
+ROOTFS_NAMES=(
+    debian-13-arm64 debian-13-amd64 debian-12-systemd debian-13-systemd
+    busybox-386 busybox-amd64 busybox-arm busybox-arm64 busybox-mips64le busybox-ppc64le busybox-riscv64 busybox-s390x
+)
+
+# rootfs NAME: print the directory of the root file system NAME; make it first if it is not there.
+rootfs() {
+    local name=$1 place log new
+    is_rootfs_name "$name" || usage_error "no recipe for '$name'; there are: ${ROOTFS_NAMES[*]}"
+    place=$MAID_CACHE/rootfs/$name-$(rootfs_key "$name")
+    if [[ ! -d $place ]]; then
+        mkdir -p "$MAID_CACHE/rootfs"
+        (
+            # One maker for each name: the others wait here and find it made.
+            flock 9
+            [[ ! -d $place ]] || exit 0
+            need_packages rootfs
+            need_qemu
+            say "making the root file system $name (once; kept under $MAID_CACHE)"
+            started=$EPOCHREALTIME
+            new=$(mktemp --directory "$MAID_CACHE/rootfs/.$name.XXXXXX")
+            log=$MAID_CACHE/rootfs/$name.log
+            # shellcheck disable=SC2064  # the directory is the one of now
+            trap "rm -rf --one-file-system '$new'" EXIT
+            chmod 755 "$new"
+            quietly "$log" "$CHECKOUT/scripts/lib/make-rootfs.sh" "$name" "$new" || die "could not make $name" "the whole output is in $log"
+            mv --no-target-directory "$new" "$place"
+            say "made $name in $(seconds_since "$started") s"
+        ) 9>"$MAID_CACHE/rootfs/$name.lock" || return
+    fi
+    printf '%s\n' "$place"
+}
+
+is_rootfs_name() {
+    local known
+    for known in "${ROOTFS_NAMES[@]}"; do [[ $known != "$1" ]] || return 0; done
+    return 1
+}
+
+# rootfs_key NAME: changes when the recipes do; a file system made by root is not one made by a user.
+rootfs_key() {
+    {
+        echo "$1"
+        is_root && echo root
+        cat "$CHECKOUT"/scripts/lib/{make-rootfs.sh,configure-packages.sh,private-binfmt.py}
+    } | digest
+}
