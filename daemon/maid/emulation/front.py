@@ -152,10 +152,15 @@ def place(read: Read, size: int, front: Front) -> Place:
         raise BakeError(f"it is a program for {name}, the front is for {wanted}")
     if kind not in (_ET_EXEC, _ET_DYN):
         raise BakeError("it is not an executable program")
-    if entry_size != _PROGRAM_HEADER.size or not 0 < count * entry_size <= _PROGRAM_HEADERS_LIMIT:
+    length = count * entry_size
+    if (
+        entry_size != _PROGRAM_HEADER.size
+        or table < _HEADER.size
+        or not 0 < length <= _PROGRAM_HEADERS_LIMIT
+    ):
         raise BakeError("its program headers are damaged")
-    headers = read(count * entry_size, table) if table < size else b""
-    if len(headers) < count * entry_size:
+    headers = read(length, table) if table < size else b""
+    if len(headers) < length:
         raise BakeError("it is truncated")
     segments = tuple(_Segment(*each) for each in _PROGRAM_HEADER.iter_unpack(headers))
     if any(segment.type == _PT_INTERP for segment in segments):
