@@ -15,6 +15,9 @@ debian_mirror() {
     printf '%s\n' "${uri:-http://deb.debian.org/debian}"
 }
 
+# apt_settings: how this machine reaches and trusts its archive (proxies, dates), for an apt that serves another root.
+apt_settings() { apt-config dump | grep -E '^Acquire::(http|https|Check-|Retries|By-Hash)' || true; }
+
 # extract_packages SUITE ARCHITECTURE DIR KEEP PACKAGE…: resolve, fetch, verify and unpack the packages, and run none of
 # their scripts: no emulator is needed, nor root. KEEP=debs leaves the packages in DIR/var/cache/apt/archives.
 extract_packages() {
@@ -25,8 +28,9 @@ extract_packages() {
     # chrootless: the only mode that asks for no id but the caller's own.
     is_root || mode=chrootless
     [[ $keep != debs ]] || skip+=,cleanup/apt/cache
+    find "$new" -mindepth 1 -delete # what a try with another suite left
     mmdebstrap --mode="$mode" --architectures="$architecture" --variant=extract --skip="$skip" \
-        --aptopt='Acquire::Languages "none"' "${includes[@]}" "$suite" "$new" "$(debian_mirror)"
+        --aptopt='Acquire::Languages "none"' --aptopt=<(apt_settings) "${includes[@]}" "$suite" "$new" "$(debian_mirror)" || return
     rm -f "$new/etc/resolv.conf" "$new/etc/hostname" # this machine's, copied by mmdebstrap
 }
 
@@ -66,19 +70,24 @@ configure_packages() {
 
 # make_busybox OCI-ARCHITECTURE DIR: busybox alone, statically linked: what a test that starts many steps wants.
 make_busybox() {
-    local oci=$1 new=$2 suite=trixie architecture=$1 target unpacked=$2/.unpacked busybox
+    local oci=$1 new=$2 architecture=$1 target unpacked=$2/.unpacked busybox
+    # Old stable first: its package lists hardly change, so a mirror that caches them does not serve outdated ones.
+    local suite suites=(bookworm trixie)
     case $oci in
     386) architecture=i386 target=i386 ;;
     amd64) target=x86_64 ;;
     arm) architecture=armhf target=arm ;;
     arm64) target=aarch64 ;;
-    mips64le) architecture=mips64el target=mips64el suite=bookworm ;; # gone from Debian 13
+    mips64le) architecture=mips64el target=mips64el ;;
     ppc64le) architecture=ppc64el target=ppc64le ;;
-    riscv64 | s390x) target=$oci ;;
+    riscv64) target=riscv64 suites=(trixie forky) ;; # new in Debian 13
+    s390x) target=s390x ;;
     esac
     mkdir "$unpacked"
     chmod 755 "$unpacked"
-    extract_packages "$suite" "$architecture" "$unpacked" none busybox-static
+    for suite in "${suites[@]}"; do
+        if extract_packages "$suite" "$architecture" "$unpacked" none busybox-static; then break; fi
+    done
     mkdir -p "$new"/{dev,etc,proc,root,sys,tmp,usr/bin,usr/sbin,var/tmp}
     chmod 1777 "$new/tmp" "$new/var/tmp"
     ln -s usr/bin "$new/bin"
@@ -90,8 +99,7 @@ make_busybox() {
     printf 'root:x:0:\nnogroup:x:65534:\n' >"$new/etc/group"
     # Asked directly through the emulator, or natively: no table is involved.
     busybox_applets "$target" "$new/usr/bin/busybox" | while read -r path; do
-        mkdir -p "$new/usr/${path%/*}"
-        [[ -e $new/usr/$path ]] || ln -s /usr/bin/busybox "$new/usr/$path"
+        ln -s "$([[ $path == bin/* ]] || echo ../bin/)busybox" "$new/usr/$path"
     done
 }
 
