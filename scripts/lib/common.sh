@@ -1,6 +1,8 @@
 # Words, places and small helpers that every script here shares. Sourced, never run.
 # shellcheck shell=bash
 
+shopt -s inherit_errexit # `set -e` holds in $(…) too
+
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly CHECKOUT
 

@@ -11,6 +11,7 @@ packages_for() {
         run) printf '%s\n' crun ;;
         rootfs) printf '%s\n' debian-archive-keyring mmdebstrap python3 ;;
         engines) printf '%s\n' buildah runc ;;
+        check) echo shellcheck ;;
         systemd) printf '%s\n' systemd systemd-container util-linux ;;
         *) die "no packages are known for the use $use" ;;
         esac

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""private-binfmt.py INTERPRETER CMD…: run CMD as root of a user namespace whose own binfmt_misc table holds arm64.
+"""private-binfmt.py INTERPRETER CMD…: run CMD as root of a namespace with its own binfmt table.
 
+INTERPRETER serves arm64 in it, which is the architecture that root file systems are configured for.
 It serves the making of root file systems, before maid itself is installed; so it needs nothing but
 Python. The host's table is not touched: the namespace mounts its own one first, or this stops. Root
 only (all ids are mapped), Linux 6.7 or newer (older kernels have one table and refuse the mount).

@@ -30,8 +30,9 @@ rootfs() {
             quietly "$log" "$CHECKOUT/scripts/lib/make-rootfs.sh" "$name" "$new" || die "could not make $name" "the whole output is in $log"
             mv --no-target-directory "$new" "$place"
             say "made $name in $(seconds_since "$started") s"
-        ) 9>"$MAID_CACHE/rootfs/$name.lock" || return
+        ) 9>"$MAID_CACHE/rootfs/$name.lock"
     fi
+    [[ -d $place ]] || return
     printf '%s\n' "$place"
 }
 
