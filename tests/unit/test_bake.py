@@ -186,6 +186,11 @@ def test_the_build_id_is_kept_where_there_is_another_note(
     assert data[kept[0][2] : kept[0][2] + kept[0][5]] == BUILD_ID
 
 
+def test_a_note_that_points_nowhere_can_be_given_up(kitchen: Kitchen) -> None:
+    data = kitchen.bake(changed(4, offset=(1 << 64) - 1)).path.read_bytes()
+    assert [each[0] for each in headers(data)] == [PT_LOAD] * 4 + [PT_GNU_STACK]
+
+
 def test_no_arguments_and_the_most_arguments_are_baked(kitchen: Kitchen) -> None:
     assert params(kitchen.bake(program(), ()).path.read_bytes())[3] == 0
     many = tuple("x" * 127 for _ in range(8))
@@ -455,6 +460,15 @@ def test_a_damaged_copy_is_made_again(kitchen: Kitchen, damage) -> None:
     assert intact(baked, full=True)
     assert baked.path.read_bytes() == content
     assert [each.name for each in kitchen.root.iterdir() if each.name != ".lock"] == [baked.key]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_copy_that_belongs_to_somebody_else_is_made_again(kitchen: Kitchen) -> None:
+    baked = kitchen.bake(program())
+    os.chown(baked.path, 1, 1)
+    baked.path.chmod(0o755)
+    assert not intact(baked)
+    assert kitchen.bake(program()).path.stat().st_uid == 0
 
 
 def test_a_record_of_another_format_is_not_trusted(kitchen: Kitchen) -> None:
