@@ -1,7 +1,7 @@
 #!/bin/bash
-# configure-packages.sh DIR: turn the packages unpacked in DIR (and kept in its apt cache) into installed ones: dpkg records
-# them and runs their scripts in a chroot. Run as root, in a mount namespace of its own; for foreign packages also
-# in one with an emulator (private-binfmt.py). Not sourced: it is what such a namespace starts.
+# configure-packages.sh DIR: turn the packages unpacked in DIR (and kept in its apt cache) into
+# installed ones: dpkg records them and runs their scripts in a chroot. Run as root, in a mount
+# namespace of its own; for foreign packages in one with an emulator (private-binfmt.py).
 set -euo pipefail
 
 root=$1
@@ -25,7 +25,8 @@ dpkg=(dpkg --root="$root" --force-architecture --force-unsafe-io)
 "${dpkg[@]}" --force-depends --unpack "$root"/var/cache/apt/archives/*.deb
 # Scripts use these without a dependency on them, being essential.
 "${dpkg[@]}" --force-depends --configure base-passwd base-files libc6 dash
-# To this dpkg, packages for all architectures belong to its own one, so some of their dependencies on foreign packages look
-# unmet. The second run configures those; the first keeps the right order for all the others.
+# To this dpkg, packages for all architectures belong to its own one, so some of their dependencies
+# on foreign packages look unmet. The second run configures those; the first keeps the right order
+# for all the others.
 "${dpkg[@]}" --configure --pending || "${dpkg[@]}" --force-depends --configure --pending
 [[ -z $("${dpkg[@]}" --audit) ]]

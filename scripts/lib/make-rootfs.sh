@@ -1,25 +1,30 @@
 #!/bin/bash
-# make-rootfs.sh NAME DIR: make the root file system NAME in the empty directory DIR. Use scripts/rootfs, which keeps the result.
-# A program of its own, not a library, so that any failure ends it: bash forgets `set -e` in a function whose status is tested.
+# make-rootfs.sh NAME DIR: make the root file system NAME in the empty directory DIR. Use
+# scripts/rootfs, which keeps the result. A program of its own, not a library, so that any failure
+# ends it: bash forgets `set -e` in a function whose status is tested.
 set -euo pipefail
-# shellcheck source=common.sh
-. "$(dirname "$0")/common.sh"
-# shellcheck source=packages.sh
-. "$(dirname "$0")/packages.sh"
+lib=$(dirname "$0")
+. "$lib/common.sh"
+. "$lib/packages.sh"
 
-# debian_mirror: the archive this machine installs from. A release that the machine itself does not run is in the same archive.
+# debian_mirror: the archive this machine installs from. The releases that it does not run itself
+# are in the same archive.
 debian_mirror() {
-    local uri
-    uri=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    local uri format='$(RELEASE) $(REPO_URI)'
+    uri=$(apt-get indextargets --format "$format" 'Created-By: Packages' 2>/dev/null |
         sed -n "s/^$(os_release VERSION_CODENAME) //p" | head -n 1)
     printf '%s\n' "${uri:-http://deb.debian.org/debian}"
 }
 
-# apt_settings: how this machine reaches and trusts its archive (proxies, dates), for an apt that serves another root.
-apt_settings() { apt-config dump | grep -E '^Acquire::(http|https|Check-|Retries|By-Hash)' || true; }
+# apt_settings: how this machine reaches and trusts its archive (proxies, dates), for an apt that
+# serves another root.
+apt_settings() {
+    apt-config dump | grep -E '^Acquire::(http|https|Check-|Retries|By-Hash)' || true
+}
 
-# extract_packages SUITE ARCHITECTURE DIR KEEP PACKAGE…: resolve, fetch, verify and unpack the packages, and run none of
-# their scripts: no emulator is needed, nor root. KEEP=debs leaves the packages in DIR/var/cache/apt/archives.
+# extract_packages SUITE ARCHITECTURE DIR KEEP PACKAGE…: resolve, fetch, verify and unpack the
+# packages, and run none of their scripts: no emulator is needed, nor root. KEEP=debs leaves the
+# packages in DIR/var/cache/apt/archives.
 extract_packages() {
     local suite=$1 architecture=$2 new=$3 keep=$4 mode=root skip=check/qemu,check/empty package
     local includes=()
@@ -30,18 +35,21 @@ extract_packages() {
     [[ $keep != debs ]] || skip+=,cleanup/apt/cache
     find "$new" -mindepth 1 -delete # what a try with another suite left
     mmdebstrap --mode="$mode" --architectures="$architecture" --variant=extract --skip="$skip" \
-        --aptopt='Acquire::Languages "none"' --aptopt=<(apt_settings) "${includes[@]}" "$suite" "$new" "$(debian_mirror)" || return
+        --aptopt='Acquire::Languages "none"' --aptopt=<(apt_settings) "${includes[@]}" \
+        "$suite" "$new" "$(debian_mirror)" || return
     rm -f "$new/etc/resolv.conf" "$new/etc/hostname" # this machine's, copied by mmdebstrap
 }
 
-# make_debian SUITE ARCHITECTURE DIR PACKAGE…: a minimal Debian with the packages. Unpacked by this machine's own dpkg, which
-# takes a third of the time that the foreign one takes under emulation; only the packages' scripts are emulated, in a
-# namespace with its own binfmt table. Without root, or on a kernel without such tables (before 6.7), the packages stay
-# unconfigured: enough to compile and run programs.
+# make_debian SUITE ARCHITECTURE DIR PACKAGE…: a minimal Debian with the packages. This machine's own
+# dpkg unpacks them, in a fraction of the time that the foreign one takes under emulation; only the
+# packages' scripts are emulated, in a namespace with its own binfmt table. Without root, or on a
+# kernel without such tables (before 6.7), the packages stay unconfigured: enough to compile and run
+# programs.
 make_debian() {
     local suite=$1 architecture=$2 new=$3
     shift 3
-    extract_packages "$suite" "$architecture" "$new" debs '?essential' apt base-files base-passwd "$@"
+    extract_packages "$suite" "$architecture" "$new" debs \
+        '?essential' apt base-files base-passwd "$@"
     if is_root; then
         configure_packages "$architecture" "$new"
     else
@@ -50,28 +58,33 @@ make_debian() {
     rm -rf "$new"/var/cache/apt/archives/*.deb
     # What base-passwd's script would have made.
     for database in passwd group; do
-        [[ -e $new/etc/$database ]] || cp "$new/usr/share/base-passwd/$database.master" "$new/etc/$database"
+        [[ -e $new/etc/$database ]] ||
+            cp "$new/usr/share/base-passwd/$database.master" "$new/etc/$database"
     done
 }
 
-# configure_packages ARCHITECTURE DIR: run the unpacked packages' scripts, emulated where the architecture is foreign.
+# configure_packages ARCHITECTURE DIR: run the unpacked packages' scripts, emulated where the
+# architecture is foreign.
 configure_packages() {
     local architecture=$1 new=$2 enter=(unshare --mount)
     if [[ $architecture != "$(dpkg --print-architecture)" ]]; then
-        # The CPU model keeps QEMU from computing pointer authentication, on which Debian 13 for arm64 spends most of its time.
-        enter=(env QEMU_CPU=neoverse-n1 "$CHECKOUT/scripts/lib/private-binfmt.py" "$(find_qemu aarch64)")
+        # The CPU model spares QEMU the pointer authentication on which Debian 13 for arm64 would
+        # spend most of its time.
+        enter=(env QEMU_CPU=neoverse-n1 "$lib/private-binfmt.py" "$(find_qemu aarch64)")
         if ! "${enter[@]}" true; then
             say "this kernel has no binfmt table for each namespace: the packages stay unconfigured"
             return
         fi
     fi
-    "${enter[@]}" "$CHECKOUT/scripts/lib/configure-packages.sh" "$new"
+    "${enter[@]}" "$lib/configure-packages.sh" "$new"
 }
 
-# make_busybox OCI-ARCHITECTURE DIR: busybox alone, statically linked: what a test that starts many steps wants.
+# make_busybox OCI-ARCHITECTURE DIR: busybox alone, statically linked: what a test that starts many
+# steps wants.
 make_busybox() {
     local oci=$1 new=$2 architecture=$1 target unpacked=$2/.unpacked busybox
-    # Old stable first: its package lists hardly change, so a mirror that caches them does not serve outdated ones.
+    # Old stable first: its package lists hardly change, so a mirror that caches them does not serve
+    # outdated ones.
     local suite suites=(bookworm trixie)
     case $oci in
     386) architecture=i386 target=i386 ;;
@@ -86,7 +99,9 @@ make_busybox() {
     mkdir "$unpacked"
     chmod 755 "$unpacked"
     for suite in "${suites[@]}"; do
-        if extract_packages "$suite" "$architecture" "$unpacked" none busybox-static; then break; fi
+        if extract_packages "$suite" "$architecture" "$unpacked" none busybox-static; then
+            break
+        fi
     done
     mkdir -p "$new"/{dev,etc,proc,root,sys,tmp,usr/bin,usr/sbin,var/tmp}
     chmod 1777 "$new/tmp" "$new/var/tmp"
@@ -95,8 +110,9 @@ make_busybox() {
     busybox=$(find "$unpacked" -path '*/bin/busybox' -type f -print -quit)
     install -m 755 "$busybox" "$new/usr/bin/busybox"
     rm -rf "$unpacked"
-    printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$new/etc/passwd"
-    printf 'root:x:0:\nnogroup:x:65534:\n' >"$new/etc/group"
+    printf '%s\n' root:x:0:0:root:/root:/bin/sh nobody:x:65534:65534:nobody:/:/bin/false \
+        >"$new/etc/passwd"
+    printf '%s\n' root:x:0: nogroup:x:65534: >"$new/etc/group"
     # Asked directly through the emulator, or natively: no table is involved.
     busybox_applets "$target" "$new/usr/bin/busybox" | while read -r path; do
         ln -s "$([[ $path == bin/* ]] || echo ../bin/)busybox" "$new/usr/$path"
@@ -110,8 +126,8 @@ busybox_applets() {
     "${run[@]}" "$2" --list-full | sed -nE 's#^(usr/)?(s?bin/[^/]+)$#\2#p' | grep -v '/busybox$'
 }
 
-# make_systemd SUITE DIR: a native Debian that boots under its own systemd, with what maid's service needs, and with emulators
-# that systemd-binfmt registers, as on a machine that has more than maid.
+# make_systemd SUITE DIR: a native Debian that boots under its own systemd, with what maid's service
+# needs, and with emulators that systemd-binfmt registers, as on a machine that has more than maid.
 make_systemd() {
     local suite=$1 new=$2 qemu=(qemu-user qemu-user-binfmt)
     is_root || die "a bootable root file system is made as root only"
@@ -122,7 +138,7 @@ make_systemd() {
 
 name=$1 new=$2
 case $name in
-debian-13-arm64 | debian-13-amd64) make_debian trixie "${name##*-}" "$new" gcc libc6-dev make python3 ;;
+debian-13-*64) make_debian trixie "${name##*-}" "$new" gcc libc6-dev make python3 ;;
 debian-12-systemd) make_systemd bookworm "$new" ;;
 debian-13-systemd) make_systemd trixie "$new" ;;
 busybox-*) make_busybox "${name#busybox-}" "$new" ;;

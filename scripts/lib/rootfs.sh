@@ -47,6 +47,7 @@ rootfs_key() {
     {
         echo "$1"
         is_root && echo root
-        cat "$CHECKOUT"/scripts/lib/{make-rootfs.sh,configure-packages.sh,private-binfmt.py}
+        cat "$CHECKOUT/scripts/lib/make-rootfs.sh"
+        [[ $1 == busybox-* ]] || cat "$CHECKOUT"/scripts/lib/{configure-packages.sh,private-binfmt.py}
     } | digest
 }
