@@ -1,41 +1,29 @@
-"""Which interpreters are on this machine, what they are, and which is best for a target.
+"""Which interpreters are on this machine, and which is best for a target.
 
-An interpreter is found by name, but never believed by name: its ELF headers say whether it is a
-static program of this machine, its own `--version` what it emulates and how old it is, its SHA-256
-which bytes they are. A script in front of an emulator, QEMU's machine emulator (qemu-system-*) and
-a program of another architecture are not interpreters: they are listed as unusable, with the
-reason, because somebody may be looking for them.
+They are found by name, in the places of the configuration, PATH and the distributions; what each
+one is, maid.emulation.identity sees, and how good, the table of maid.emulation.ratings says. What
+turns out to be unusable is listed too, with the reason, because somebody may be looking for it.
 
 Identities are cached by inode, size and time of change, so that a daemon which starts again reads
-and runs none of the programs. The module registers nothing and knows nothing of binfmt_misc, save
-that flag F needs a static program: it has the kernel open the interpreter once, at registration,
-and a dynamic one would look for its loader and libraries in the container of whoever uses it.
+and runs none of the programs. The module registers nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-import select
-import signal
-import stat
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from maid import elf
 from maid.config import Config
+from maid.emulation.identity import ROSETTA, Interpreter, Kind, identify
 from maid.emulation.ratings import Level, Rating, Version, known
-from maid.emulation.targets import TARGETS, Target, for_header, own
-from maid.errors import MaidError
+from maid.emulation.targets import TARGETS, Target, own
 
 __all__ = [
     "IdentityCache",
@@ -51,18 +39,10 @@ __all__ = [
     "search_places",
 ]
 
-VERSION_TIMEOUT = 5.0
-"""How long `--version` may take, in seconds. QEMU answers in some 10 ms; a busy machine may not."""
-
-_OUTPUT_LIMIT = 16384
-
 # Where distributions put them when PATH does not say. Debian: qemu-TARGET-static in /usr/bin up to
 # 12, qemu-TARGET since, and TARGET-binfmt-P in /usr/libexec/qemu-binfmt. Fedora, Arch, Alpine and
 # openSUSE: /usr/bin. BuildKit's image: /usr/bin/buildkit-qemu-TARGET.
 _DIRECTORIES = tuple(map(Path, ("/usr/local/bin", "/usr/bin", "/usr/libexec/qemu-binfmt")))
-
-# Apple's Rosetta for Linux, as Lima and as other virtual machines mount it.
-_ROSETTA = (Path("/mnt/lima-rosetta/rosetta"), Path("/media/rosetta/rosetta"))
 
 # Interpreters of other makers: file names for each target.
 _OTHERS = {
@@ -72,72 +52,10 @@ _OTHERS = {
 }
 
 
-class Kind(StrEnum):
-    """Who made an interpreter."""
-
-    QEMU = "qemu"
-    BOX64 = "box64"
-    BOX32 = "box32"
-    FEX = "fex"
-    ROSETTA = "rosetta"
-    OTHER = "other"
-
-
-# What the programs say of themselves, to be found in the output of --version, with their targets;
-# for QEMU the target is in the output. Box64 (src/build_info.c) runs i386 programs too where it was
-# built with Box32, which the text does not tell: only a probe can.
-_SAYS: tuple[tuple[Kind, re.Pattern[str], tuple[str, ...]], ...] = (
-    (Kind.QEMU, re.compile(r"^qemu-(?P<target>\w+) version (?P<version>\d+(\.\d+)*)", re.M), ()),
-    (Kind.BOX64, re.compile(r"^Box64\b.* v(?P<version>\d+(\.\d+)*)", re.M), ("x86_64",)),
-    (Kind.BOX32, re.compile(r"^Box(32|86)\b.* v(?P<version>\d+(\.\d+)*)", re.M), ("i386", "i486")),
-    (
-        Kind.FEX,
-        re.compile(r"^FEX-Emu \(FEX-(?P<version>\d+(\.\d+)*)", re.M),
-        ("x86_64", "i386", "i486"),
-    ),
-)
-_SYSTEM = re.compile(r"^QEMU emulator version ", re.M)
-
-_NOTHING_KNOWN = Rating()
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    """One program, as it was when it was identified.
-
-    `path` is where it was found; `device`, `inode`, `size` (bytes) and `mtime_ns` are stat's,
-    `sha256` is in lower-case hexadecimal. `targets` are the names of what it emulates; `version` is
-    () where it has none, `version_text` its own first line. `static`: it needs no loader. `fixed`:
-    it is no position-independent program. `machine` is the name of the target that it is itself a
-    program of. `rating` says whether it is an interpreter at all: how good it is for a target is
-    `rate`'s to say. Of one that is unusable only what was needed to see that is filled in.
-    """
-
-    path: Path
-    name: Kind = Kind.OTHER
-    targets: tuple[str, ...] = ()
-    version: Version = ()
-    version_text: str = ""
-    static: bool = False
-    fixed: bool = False
-    machine: str = ""
-    sha256: str = ""
-    device: int = 0
-    inode: int = 0
-    size: int = 0
-    mtime_ns: int = 0
-    rating: Rating = _NOTHING_KNOWN
-
-    @property
-    def usable_with_f(self) -> bool:
-        """Whether it can be registered with flag F, and so serve containers and chroots."""
-        return self.static and self.rating.level > Level.UNUSABLE
-
-
 def search_places(config: Config) -> list[Path]:
     """Directories and files to look in, in order, each once: configuration, PATH, distributions."""
     path = [Path(each) for each in os.environ.get("PATH", "").split(":") if each.startswith("/")]
-    places = [*config.emulation.interpreters, *path, *_DIRECTORIES, *_ROSETTA]
+    places = [*config.emulation.interpreters, *path, *_DIRECTORIES, *ROSETTA]
     return list(dict.fromkeys(places))
 
 
@@ -149,56 +67,6 @@ def find(target: Target, config: Config) -> list[Path]:
     whatever it is called.
     """
     return _find(target, config, _listing(config))
-
-
-def identify(path: Path) -> Interpreter:
-    """Read and run the program at `path` to see what it is.
-
-    Never raises for what the program is or does: what is no interpreter for this machine comes back
-    with a rating of UNUSABLE that says why. The program runs with an empty environment, no
-    descriptor but the standard ones, and for at most VERSION_TIMEOUT seconds.
-    Raises MaidError on a machine that no target describes (targets.own).
-    """
-    try:
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        return _unusable(Interpreter(path), f"cannot be read: {error.strerror}")
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        interpreter = Interpreter(
-            path,
-            device=status.st_dev,
-            inode=status.st_ino,
-            size=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-        )
-        if not stat.S_ISREG(status.st_mode):
-            return _unusable(interpreter, "is not a regular file")
-        start = os.pread(descriptor, 64, 0)
-        if start.startswith(b"#!"):
-            return _unusable(interpreter, "is a script; the kernel needs the emulator itself")
-        try:
-            headers = elf.read(descriptor)
-        except (MaidError, OSError) as error:
-            return _unusable(interpreter, f"is not a program: {_sentence(error)}")
-        machine = for_header(start)
-        interpreter = replace(
-            interpreter,
-            static=headers.static,
-            fixed=headers.type == elf.ET_EXEC,
-            machine=machine.name if machine else "",
-        )
-        if interpreter.machine != own():
-            return _unusable(
-                interpreter,
-                f"is a program for {interpreter.machine or f'machine {headers.machine}'},"
-                f" this machine is {own()}",
-            )
-        interpreter = _ask(interpreter, descriptor)
-        if interpreter.rating.level is Level.UNUSABLE:
-            return interpreter
-        return replace(interpreter, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def rate(interpreter: Interpreter, target: Target, kernel: Version | None = None) -> Rating:
@@ -333,12 +201,13 @@ def identify_all(
     identities = {path: identity for path in paths if (identity := cache.get(path))}
     missing = [path for path in paths if path not in identities]
     if missing:
+        trusted = {each.interpreter for each in config.emulation.target.values()}
         from concurrent.futures import ThreadPoolExecutor
 
         # Most of the time is waiting for programs to start and for hashes, which both leave
         # Python's lock alone.
         with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as pool:
-            for identity in pool.map(identify, missing):
+            for identity in pool.map(identify, missing, (path in trusted for path in missing)):
                 identities[identity.path] = identity
                 cache.put(identity)
     with contextlib.suppress(OSError):
@@ -347,11 +216,19 @@ def identify_all(
         name: [
             identity
             for path in paths
-            for identity in [_configured(identities[path], name, config)]
+            for identity in [_for_target(identities[path], name, config)]
             if name in identity.targets or _meant_for(path, name, config)
         ]
         for name, paths in found.items()
     }
+
+
+def _for_target(interpreter: Interpreter, target: str, config: Config) -> Interpreter:
+    """With the administrator's word for what a program emulates that does not say so itself."""
+    chosen = interpreter.path == config.emulation.settings(target).interpreter
+    if chosen and interpreter.name is Kind.OTHER and not interpreter.targets:
+        return replace(interpreter, targets=(target,))
+    return interpreter
 
 
 # A new number whenever Interpreter or what `identify` means by it changes.
@@ -368,14 +245,6 @@ def _decode(kind: type, raw: object) -> Path:
     if kind is Path and isinstance(raw, str):
         return Path(raw)
     raise NotImplementedError(kind)
-
-
-def _unusable(interpreter: Interpreter, reason: str) -> Interpreter:
-    return replace(interpreter, rating=Rating(Level.UNUSABLE, f"{interpreter.path} {reason}"))
-
-
-def _sentence(error: MaidError | OSError) -> str:
-    return error.message if isinstance(error, MaidError) else str(error.strerror)
 
 
 def _kernel() -> Version:
@@ -432,7 +301,7 @@ def _candidates(target: str, listing: _Listing) -> Iterator[Path]:
     for place, content in listing:
         if content is not None:
             yield from (place / name for name in _names(target) if name in content)
-        elif place not in _ROSETTA or target == "x86_64":
+        elif place not in ROSETTA or target == "x86_64":
             yield place
 
 
@@ -447,119 +316,3 @@ def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         yield path
-
-
-def _configured(interpreter: Interpreter, target: str, config: Config) -> Interpreter:
-    """The administrator's word for what a program is that does not say so itself."""
-    if (
-        interpreter.path == config.emulation.settings(target).interpreter
-        and interpreter.name is Kind.OTHER
-        and interpreter.machine == own()
-    ):
-        reason = f"{interpreter.path} is used because the configuration says so"
-        return replace(interpreter, targets=(target,), rating=Rating(Level.SUSPECT, reason))
-    return interpreter
-
-
-# Asking
-
-
-def _ask(interpreter: Interpreter, descriptor: int) -> Interpreter:
-    """Have the program say what it is; `descriptor` is the open file that was read."""
-    if interpreter.path in _ROSETTA or interpreter.path.name == "rosetta":
-        # It has no --version and runs nothing but x86-64 programs.
-        return replace(interpreter, name=Kind.ROSETTA, targets=("x86_64",))
-    try:
-        output, how = _run(interpreter.path, descriptor)
-    except OSError as error:
-        return _unusable(interpreter, f"cannot be executed: {error.strerror}")
-    except TimeoutError:
-        return _unusable(interpreter, f"did not answer --version within {VERSION_TIMEOUT:g} s")
-    first = next(iter(output.strip().splitlines()), "")
-    interpreter = replace(interpreter, version_text=_printable(first))
-    if _SYSTEM.search(output):
-        return _unusable(
-            interpreter,
-            "emulates whole machines; single programs need QEMU's user mode (qemu-user-static)",
-        )
-    for kind, pattern, targets in _SAYS:
-        said = pattern.search(output)
-        if said is None:
-            continue
-        version = tuple(int(number) for number in said["version"].split("."))
-        if kind is Kind.QEMU:
-            targets = tuple(each for each in TARGETS if TARGETS[each].emulator == said["target"])
-        return replace(interpreter, name=kind, targets=targets, version=version)
-    answer = f"says {interpreter.version_text!r}" if first else "says nothing"
-    return _unusable(interpreter, f"is no emulator that maid knows: to --version it {answer}{how}")
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text[:200])
-
-
-def _run(path: Path, descriptor: int) -> tuple[str, str]:
-    """What the program prints for `--version`, both streams, and how it ended in words, or "".
-
-    It is the file behind `descriptor` that runs, even when another has taken its path since. Raises
-    OSError when it cannot be executed, TimeoutError when it does not end.
-    """
-    deadline = time.monotonic() + VERSION_TIMEOUT
-    process = subprocess.Popen(
-        [path, "--version"],
-        executable=f"/proc/{os.getpid()}/fd/{descriptor}",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd="/",
-        env={"LC_ALL": "C"},
-        start_new_session=True,
-    )
-    with process, _ending(process) as ended:
-        assert process.stdout is not None
-        output = _read(process.stdout.fileno(), deadline)
-        talks_on = len(output) == _OUTPUT_LIMIT
-        if not talks_on and not _ready(ended, deadline):
-            raise TimeoutError
-    text, status = output.decode(errors="replace"), process.returncode
-    if talks_on:
-        return text, " and does not stop"
-    if status < 0:
-        return text, f" and dies of signal {-status}"
-    return text, f" and exits {status}" if status else ""
-
-
-@contextlib.contextmanager
-def _ending(process: subprocess.Popen[bytes]) -> Iterator[int]:
-    """A descriptor that becomes readable when the process ends; its session is killed at last.
-
-    The whole session, as the program may have started others that hold its pipe. Until the process
-    is waited for, which is later, nobody else can get its number.
-    """
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _read(pipe: int, deadline: float) -> bytes:
-    """Up to _OUTPUT_LIMIT bytes of a pipe, to its end. Raises TimeoutError."""
-    output = b""
-    while len(output) < _OUTPUT_LIMIT:
-        if not _ready(pipe, deadline):
-            raise TimeoutError
-        read = os.read(pipe, _OUTPUT_LIMIT - len(output))
-        if not read:
-            break
-        output += read
-    return output
-
-
-def _ready(descriptor: int, deadline: float) -> bool:
-    """Wait until `descriptor` can be read or has ended; False when that is after `deadline`."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(max(deadline - time.monotonic(), 0) * 1000))
