@@ -24,7 +24,7 @@ usage_error() {
 
 is_root() { [[ $EUID -eq 0 ]]; }
 
-# home_directory: $HOME, or what the account database says where the environment has none (services, CI).
+# home_directory: $HOME, or what the account database says where the environment has none.
 home_directory() {
     if [[ -n ${HOME-} ]]; then
         printf '%s\n' "$HOME"
@@ -33,7 +33,8 @@ home_directory() {
     fi
 }
 
-# The place for what is slow to make (root file systems). Outside the checkout, so that a fresh clone finds it.
+# The place for what is slow to make (root file systems). Outside the checkout, so that a fresh clone
+# finds it.
 MAID_CACHE=${MAID_CACHE:-$(home_directory)/.cache/maid}
 export MAID_CACHE
 
@@ -47,7 +48,7 @@ os_release() { (
 # debian_release: the number of this machine's Debian ("12", "13"); empty on anything else.
 debian_release() { [[ $(os_release ID) != debian ]] || os_release VERSION_ID; }
 
-# digest: the first 12 hexadecimal digits of the SHA-256 of standard input; names a recipe or a state.
+# digest: the first 12 hexadecimal digits of the SHA-256 of standard input.
 digest() { sha256sum | cut -c1-12; }
 
 # seconds_since START: START as $EPOCHREALTIME was; prints seconds with one decimal.
@@ -57,7 +58,8 @@ seconds_since() {
     printf '%d.%d\n' $((tenths / 10)) $((tenths % 10))
 }
 
-# quietly LOG CMD…: run CMD with its output in the file LOG; where it fails, show the end of LOG and fail with it.
+# quietly LOG CMD…: run the program CMD with its output in the file LOG; where it fails, show the end
+# of LOG and fail with it.
 quietly() {
     local log=$1 status=0
     shift
@@ -67,4 +69,13 @@ quietly() {
         tail -n 40 "$log" | sed 's/^/    /' >&2
     fi
     return "$status"
+}
+
+# mounts_below DIR: the mount points below DIR, the innermost first (field 5 of a line of mountinfo).
+mounts_below() { cut -d ' ' -f 5 /proc/self/mountinfo | grep -F "$1/" | tac || true; }
+
+# unmount_below DIR: leave no mount below DIR, whoever uses it.
+unmount_below() {
+    local mount
+    while read -r mount; do umount --lazy "$mount" 2>/dev/null || true; done < <(mounts_below "$1")
 }
