@@ -56,6 +56,7 @@ class LimitReached(MaidError):
 
 
 class StepRefused(MaidError):
-    """A step could not be started for a reason of maid's own: `maid run` exits with 125, as docker does."""
+    """A step could not be started for a reason of maid's own: `maid run` exits with 125, as docker
+    does."""
 
     exit_status = 125

@@ -22,7 +22,7 @@ MNT_DETACH = 2
 BINFMTFS_MAGIC = 0x42494E4D
 NSFS_MAGIC = 0x6E736673
 
-IN_MODIFY, IN_CLOSE_WRITE, IN_DELETE = 0x2, 0x8, 0x200
+IN_MODIFY, IN_CLOSE_WRITE, IN_MOVED_TO, IN_DELETE = 0x2, 0x8, 0x80, 0x200
 IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED = 0x2000, 0x4000, 0x8000
 IN_NONBLOCK, IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 
@@ -108,3 +108,20 @@ def inotify_events(descriptor: int) -> Iterator[InotifyEvent]:
         name = data[offset + 16 : offset + 16 + length].rstrip(b"\0").decode(errors="replace")
         yield InotifyEvent(mask, name)
         offset += 16 + length
+
+
+SYS_OPENAT2 = 437
+RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
+
+
+def open_in_root(root: int, path: str, flags: int = os.O_RDONLY) -> int:
+    """Open `path` with the directory `root` (a descriptor) as the root of everything it names.
+
+    Symbolic links, absolute ones too, are followed within `root` and cannot lead out of it
+    (openat2(2), RESOLVE_IN_ROOT, Linux 5.6). The descriptor is close-on-exec.
+    """
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    result = _libc.syscall(
+        SYS_OPENAT2, root, os.fsencode(path.lstrip("/") or "."), how, ctypes.c_size_t(len(how))
+    )
+    return _check(result, f"open {path}")

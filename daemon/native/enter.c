@@ -10,8 +10,9 @@
  *	Mounts the binfmt_misc of the namespace USERNS (a descriptor) detached, and sends the mount.
  *   maid-enter exec USERNS ROOT UID REPORT ARGV0 FILE [ARG...]
  *	Joins USERNS (-1: stays), chroots into the directory ROOT (a descriptor), takes on UID and an
- *	equal GID, and executes FILE with ARGV0 and an empty environment. If a call fails, its name and
- *	errno go to the descriptor REPORT, which is closed by a successful execve.
+ *	equal GID, and executes FILE with ARGV0 and an empty environment, in a session and process
+ *	group of its own. If a call fails, its name and errno go to the descriptor REPORT, which is
+ *	closed by a successful execve.
  *
  * Exit status 127 when something failed; the reason is in errno's words on stderr, or in REPORT.
  */
@@ -20,6 +21,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,6 +146,8 @@ static int execute(int userns, int root, int uid, char **argv)
 	if (chroot(".") < 0)
 		fail("chroot");
 	setrlimit(RLIMIT_CORE, &none);
+	setsid();
+	signal(SIGPIPE, SIG_DFL);	/* Python ignores it, and what is ignored is inherited */
 	if (uid != 0) {
 		/* One mapped id allows no setgroups: the groups are then dropped by the mapping itself. */
 		if (setgroups(0, NULL) < 0 && errno != EPERM)

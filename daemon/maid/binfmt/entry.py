@@ -59,9 +59,7 @@ class Entry:
         if len(window) < len(self.magic):
             return False
         mask = self.mask or b"\xff" * len(self.magic)
-        return all(
-            (a ^ b) & m == 0 for a, b, m in zip(window, self.magic, mask, strict=True)
-        )
+        return all((a ^ b) & m == 0 for a, b, m in zip(window, self.magic, mask, strict=True))
 
     def overlaps(self, magic: bytes, mask: bytes) -> bool:
         """Whether some file would match both this entry and `magic` under `mask` (offset 0)."""
@@ -93,7 +91,8 @@ class Entry:
             self.flags.encode(),
         )
         delimiter = next(
-            (d for d in (b":", b";", b",", b"|", b"#") if not any(d in field for field in fields)), None
+            (d for d in (b":", b";", b",", b"|", b"#") if not any(d in field for field in fields)),
+            None,
         )
         if delimiter is None:
             raise EntryError(f"entry {self.name}: no delimiter is free in its name and interpreter")
@@ -148,7 +147,9 @@ def parse(name: str, text: str) -> Entry:
     try:
         if "extension" in fields:
             extension = fields["extension"].removeprefix(".")
-            return Entry(name, fields["interpreter"], extension.encode(), b"", flags, 0, "E", enabled)
+            return Entry(
+                name, fields["interpreter"], extension.encode(), b"", flags, 0, "E", enabled
+            )
         return Entry(
             name,
             fields["interpreter"],

@@ -72,7 +72,8 @@ class Instance:
             return None
 
     def entries(self) -> Mapping[str, Entry]:
-        """All entries that can be read, by name. One that cannot be read is left out: it is not ours."""
+        """All entries that can be read, by name. One that cannot be read is left out: it is not
+        ours."""
         found: dict[str, Entry] = {}
         for name in self.names():
             try:
@@ -143,8 +144,14 @@ def _hint(number: int, entry: Entry | None) -> str:
     if number == errno.EEXIST:
         return f"an entry named {entry.name if entry else '?'} is there already"
     if number == errno.EINVAL and entry:
-        return f"this kernel does not know one of the flags {entry.flags}, or the magic is malformed"
-    if number in (errno.ENOENT, errno.EACCES) and entry and os.path.isdir(os.path.dirname(entry.interpreter)):
+        return (
+            f"this kernel does not know one of the flags {entry.flags}, or the magic is malformed"
+        )
+    if (
+        number in (errno.ENOENT, errno.EACCES)
+        and entry
+        and os.path.isdir(os.path.dirname(entry.interpreter))
+    ):
         return f"with flag F the interpreter must be there and executable: {entry.interpreter}"
     if number == errno.ENOENT:
         return "the table is not mounted there: maid doctor"

@@ -1,0 +1,51 @@
+"""`maid doctor`: what is found here, and what the daemon's status adds where one answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from maid import doctor
+from maid.cli import render
+from maid.client import Client
+from maid.config import Scope, load
+from maid.doctor import Finding, Level
+from maid.errors import MaidError
+
+
+def show(socket: str, config_file: Path | None, as_json: bool) -> int:
+    """Print the findings; exit status 1 when one of them is a problem."""
+    scope, status = Scope.HOST, None
+    findings: list[Finding] = []
+    try:
+        with Client(socket) as client:
+            status = client.call("io.maid.Manager.Status")["status"]
+        scope = Scope(status["scope"])
+    except MaidError as error:
+        findings.append(Finding(Level.warning, "daemon", error.message, error.hint))
+    try:
+        config = load(config_file, scope)
+    except MaidError as error:
+        findings.append(Finding(Level.problem, "configuration", error.message, error.hint))
+        config = load(None, Scope.PRIVATE)
+    findings = [*doctor.examine(config, scope), *findings]
+    if status is not None:
+        findings += doctor.from_status(status)
+    if as_json:
+        print(json.dumps({"findings": [dataclasses.asdict(finding) for finding in findings]}))
+    else:
+        _print(findings)
+    return 1 if any(finding.level is Level.problem for finding in findings) else 0
+
+
+def _print(findings: list[Finding]) -> None:
+    stream = sys.stdout
+    for finding in findings:
+        print(f"{render.mark(finding.level.value, stream)}  {finding.subject}: {finding.message}")
+        if finding.hint and finding.level is not Level.ok:
+            print(f"      {finding.hint}")
+    counts = {level: sum(1 for f in findings if f.level is level) for level in Level}
+    words = [f"{count} {level.value}" for level, count in counts.items() if count]
+    print(f"\n{', '.join(words)}")

@@ -1,0 +1,183 @@
+"""What people see: tables, colours and symbols, the latter two on a terminal only.
+
+Plain string work: rich takes longer to import than a whole `maid status` may take.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
+
+from maid.errors import MaidError
+
+_COLOURS = {
+    "native": "32",
+    "ready": "32",
+    "ok": "32",
+    "degraded": "33",
+    "warning": "33",
+    "note": "36",
+    "failed": "31",
+    "problem": "31",
+    "absent": "2",
+    "disabled": "2",
+    "skipped": "2",
+}
+_SYMBOLS = {
+    "native": "●",
+    "ready": "●",
+    "ok": "✓",
+    "degraded": "◐",
+    "warning": "!",
+    "note": "·",
+    "failed": "✗",
+    "problem": "✗",
+    "absent": "○",
+    "disabled": "○",
+    "skipped": "○",
+}
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Whether colours and symbols are wanted (no-color.org, and a terminal that is not dumb)."""
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, kind: str, stream: IO[str]) -> str:
+    """`text` in the colour of `kind` (a state or a level)."""
+    colour = _COLOURS.get(kind)
+    return f"\033[{colour}m{text}\033[0m" if colour and is_terminal(stream) else text
+
+
+def mark(kind: str, stream: IO[str]) -> str:
+    """`kind` with its symbol and colour on a terminal, the bare word elsewhere."""
+    if not is_terminal(stream):
+        return kind
+    return paint(f"{_SYMBOLS.get(kind, ' ')} {kind}", kind, stream)
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str], stream: IO[str]) -> str:
+    """Aligned columns; widths are counted without the escapes of colours."""
+    everything = [list(header), *([cell for cell in row] for row in rows)]
+    widths = [max(_width(row[i]) for row in everything) for i in range(len(header))]
+    lines = []
+    for number, row in enumerate(everything):
+        cells = [cell + " " * (widths[i] - _width(cell)) for i, cell in enumerate(row)]
+        line = "  ".join(cells).rstrip()
+        lines.append(paint(line, "absent", stream) if number == 0 else line)
+    return "\n".join(lines)
+
+
+def _width(text: str) -> int:
+    import re
+
+    return len(re.sub(r"\033\[[0-9;]*m", "", text))
+
+
+def error(failure: MaidError) -> None:
+    """One error on standard error: the sentence, then the way out."""
+    stream = sys.stderr
+    print(f"{paint('maid:', 'problem', stream)} {failure.message}", file=stream)
+    if failure.hint:
+        print(f"      {failure.hint}", file=stream)
+
+
+def status(document: dict[str, Any], stream: IO[str], everything: bool) -> str:
+    """The status as one screen: a line about the daemon, then a row for each platform."""
+    runtime = document["runtime"]
+    steps = f"{runtime} {document['runtime_version'] or ''}".strip() if runtime else "none works"
+    head = [
+        f"{paint('maid', 'ok', stream)} {document['version']}, {document['scope']} scope,"
+        f" Linux {document['kernel']}, up {duration(time.time() - document['started'])}:"
+        f" {mark('ready', stream) if document['ready'] else mark('failed', stream)}",
+        f"table {document['instance']}, steps by {steps}"
+        + (f", {document['steps_running']} running" if document["steps_running"] else "")
+        + (f", healed {document['heals']} times" if document["heals"] else ""),
+    ]
+    notes = [
+        f"{paint('!', 'warning', stream)} {document[key]}"
+        for key in ("namespaces_problem", "runtime_problem")
+        if document[key]
+    ]
+    rows, footnotes, hidden = [], [], 0
+    for platform in document["platforms"]:
+        quiet = platform["platform"] is None or (
+            platform["state"] in ("absent", "disabled") and not platform["required"]
+        )
+        if quiet and not everything:
+            hidden += 1
+            continue
+        rows.append(_platform_row(platform, stream))
+        if platform["reason"] and (everything or platform["state"] not in ("ready", "native")):
+            footnotes.append(
+                f"  {platform['platform'] or platform['target']}: {platform['reason']}"
+            )
+    text = [*head, *notes, "", table(rows, HEADER, stream)]
+    if footnotes:
+        text += ["", *footnotes]
+    if hidden:
+        text += ["", paint(f"{hidden} more CPUs: maid status --all", "absent", stream)]
+    return "\n".join(text)
+
+
+HEADER = ("PLATFORM", "STATE", "BY", "VERSION", "FLAGS", "CPU", "PROBE")
+
+
+def _platform_row(platform: dict[str, Any], stream: IO[str]) -> list[str]:
+    by = "this machine" if platform["via"] == "native" else platform["entry"] or "-"
+    if platform["owner"] == "other":
+        by += " (adopted)"
+    probe = platform["probe"]
+    return [
+        platform["platform"] or f"({platform['target']})",
+        mark(platform["state"], stream),
+        by,
+        platform["interpreter_version"] or "-",
+        platform["flags"] or "-",
+        platform["cpu"] or "-",
+        f"{probe['ms']:.0f} ms" if probe and probe["ok"] else "failed" if probe else "-",
+    ]
+
+
+def ensured(results: Iterable[dict[str, Any]], stream: IO[str]) -> str:
+    """One line for each platform of `maid ensure`."""
+    lines = []
+    for result in results:
+        found = result["status"]
+        if found is None:
+            lines.append(f"{mark('failed', stream)}  {result['platform']}: {result['message']}")
+            if result["hint"]:
+                lines.append(f"      {result['hint']}")
+            continue
+        by = "this machine" if found["via"] == "native" else found["interpreter"]
+        took = f", {found['probe']['ms']:.0f} ms" if found["probe"] else ""
+        lines.append(f"{mark(found['state'], stream)}  {result['platform']} ({by}{took})")
+    return "\n".join(lines)
+
+
+def event(entry: dict[str, Any], stream: IO[str]) -> str:
+    """One event as a line."""
+    moment = time.strftime("%H:%M:%S", time.localtime(entry["time"]))
+    grave = {"failed": "failed", "refused": "failed", "contended": "warning", "ready": "ok"}
+    kind = paint(entry["kind"], grave.get(entry["kind"], "note"), stream)
+    return " ".join(part for part in (moment, kind, entry["subject"], entry["message"]) if part)
+
+
+def duration(seconds: float) -> str:
+    """ "42 s", "3 min", "5 h", "2 days"."""
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
+
+
+def size(count: float) -> str:
+    """ "512 B", "1.5 MiB": powers of 1024."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,242 @@
+"""`maid run`: opens what is handed over, follows the step, and becomes its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maid.cli import render
+from maid.client import Client, ConnectionLost
+from maid.errors import DaemonUnreachable, MaidError, StepRefused
+
+FAILED = 125
+"""Exit status when maid itself failed, as docker has it: the command's own statuses are below."""
+
+RECONNECT = 30.0
+"""Seconds to look for the daemon again when it is restarted while the step runs."""
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for, as it was typed."""
+
+    command: list[str]
+    rootfs: Path
+    platform: str
+    env: list[str]
+    cwd: str
+    user: str
+    bind: list[str]
+    tmpfs: list[str]
+    network: str
+    timeout: float
+    memory: str
+    cpus: float
+    cpu: str
+    accelerate: bool
+    readonly: bool
+    overlay: Path | None
+
+
+def run_step(socket: str, request: Request, as_json: bool) -> int:
+    """Run the step and return the exit status of `maid run`; errors are shown here."""
+    try:
+        result = _run(socket, request, as_json)
+    except MaidError as failure:
+        render.error(failure)
+        if as_json:
+            document = {"outcome": "failed", "status": FAILED, "error": failure.message}
+            print(json.dumps(document))
+        return FAILED
+    if as_json:
+        print(json.dumps(result))
+    elif result["error"]:
+        render.error(MaidError(result["error"]))
+    return int(result["status"])
+
+
+def _run(socket: str, request: Request, as_json: bool) -> dict[str, Any]:
+    descriptors: list[int] = []
+
+    def passed(descriptor: int) -> int:
+        descriptors.append(descriptor)
+        return len(descriptors) - 1
+
+    # A step's output goes where ours would; a document on standard output must stand there alone.
+    parameters: dict[str, Any] = {
+        "stdin": passed(os.dup(_stream(0))),
+        "stdout": passed(os.dup(_stream(2 if as_json else 1))),
+        "stderr": passed(os.dup(_stream(2))),
+        "rootfs": passed(_open_directory(request.rootfs, "root file system")),
+        "command": request.command,
+        "environment": _environment(request.env),
+        "cwd": request.cwd,
+        "timeout": request.timeout,
+        "memory": parse_size(request.memory) if request.memory else 0,
+        "cpus": request.cpus,
+        "readonly": request.readonly,
+        "tmpfs": request.tmpfs,
+        "accelerate": request.accelerate,
+    }
+    parameters["user"], parameters["group"] = _user(request.user, request.rootfs)
+    if request.platform:
+        parameters["platform"] = request.platform
+    if request.network:
+        parameters["network"] = request.network
+    if request.cpu:
+        parameters["cpu"] = request.cpu
+    if request.overlay is not None:
+        parameters["changes"] = passed(_overlay(request.overlay))
+    binds = []
+    for text in request.bind:
+        source, destination, readonly = _split_bind(text)
+        descriptor = passed(_open(source, f"the bind source {source}"))
+        binds.append({"source": descriptor, "destination": destination, "readonly": readonly})
+    parameters["binds"] = binds
+    client = Client(socket)
+    replies = client.stream("io.maid.Steps.Run", parameters, descriptors)
+    identifier = ""
+    try:
+        for reply in replies:
+            step = reply["step"]
+            if step.get("started"):
+                identifier = step["started"]["id"]
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            if step.get("finished"):
+                return {"id": identifier, **step["finished"]}
+    except ConnectionLost:
+        if not identifier:
+            raise
+        return {"id": identifier, **_take_up(socket, identifier)}
+    raise MaidError("the daemon's answer had no result", "journalctl -u maid")
+
+
+def _take_up(socket: str, identifier: str) -> dict[str, Any]:
+    """The daemon went away while the step runs on: wait for the next one and ask it."""
+    until = time.monotonic() + RECONNECT
+    while True:
+        try:
+            with Client(socket) as client:
+                result: dict[str, Any] = client.call("io.maid.Steps.Wait", {"id": identifier})[
+                    "result"
+                ]
+                return result
+        except DaemonUnreachable:
+            if time.monotonic() > until:
+                raise MaidError(
+                    f"the daemon went away while the step {identifier} was running",
+                    "the step goes on until the daemon is back, which ends it: systemctl start maid",
+                ) from None
+            time.sleep(0.1)
+
+
+def _stream(number: int) -> int:
+    """The standard stream `number`, or /dev/null where it is closed."""
+    try:
+        os.fstat(number)
+    except OSError:
+        return os.open(os.devnull, os.O_RDWR)
+    return number
+
+
+def _open(path: Path, what: str) -> int:
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise StepRefused(f"{what} cannot be opened: {error.strerror}", str(path)) from error
+
+
+def _open_directory(path: Path, what: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except NotADirectoryError as error:
+        raise StepRefused(
+            f"the {what} {path} is no directory",
+            "unpack it first, for example with maid pull --unpack",
+        ) from error
+    except OSError as error:
+        raise StepRefused(f"the {what} {path} cannot be opened: {error.strerror}") from error
+
+
+def _overlay(directory: Path) -> int:
+    """The overlay directory with upper/ and work/ in it, made with the caller's own rights."""
+    try:
+        for name in ("upper", "work"):
+            os.makedirs(directory / name, exist_ok=True)
+        if not os.access(directory / "upper", os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise StepRefused(
+            f"the overlay directory {directory} cannot be used: {error.strerror}",
+            "it must be a directory that can be written to, or not be there yet",
+        ) from error
+    return _open_directory(directory, "overlay directory")
+
+
+def _environment(given: list[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        name, assigned, value = text.partition("=")
+        if not name:
+            raise StepRefused(f"{text!r} is no environment variable", "--env NAME=VALUE")
+        if assigned:
+            found[name] = value
+        elif name in os.environ:
+            found[name] = os.environ[name]
+    return found
+
+
+def _split_bind(text: str) -> tuple[Path, str, bool]:
+    parts = text.split(":")
+    readonly = len(parts) == 3 and parts[2] == "ro"
+    if (
+        len(parts) not in (2, 3)
+        or (len(parts) == 3 and parts[2] not in ("ro", "rw"))
+        or not parts[0]
+    ):
+        raise StepRefused(f"{text!r} is no bind mount", "--bind SRC:DST or --bind SRC:DST:ro")
+    if not parts[1].startswith("/"):
+        raise StepRefused(f"the bind destination {parts[1]!r} is not an absolute path")
+    return Path(parts[0]), parts[1], readonly
+
+
+def _user(text: str, rootfs: Path) -> tuple[int, int]:
+    """Ids of "1000", "1000:100", "nobody", "nobody:www-data": names are those of the rootfs."""
+    user, _, group = text.partition(":")
+    gid = _id(group, rootfs / "etc/group", "group", 2) if group else None
+    if user.isdigit():
+        return int(user), gid or 0
+    uid = _id(user, rootfs / "etc/passwd", "user", 2)
+    return uid, _id(user, rootfs / "etc/passwd", "user", 3) if gid is None else gid
+
+
+def _id(name: str, file: Path, what: str, field: int) -> int:
+    if name.isdigit():
+        return int(name)
+    try:
+        with open(file, errors="replace") as lines:
+            for line in lines:
+                fields = line.rstrip("\n").split(":")
+                if fields[0] == name and len(fields) > field:
+                    return int(fields[field])
+    except (OSError, ValueError) as error:
+        raise StepRefused(f"{what} {name} cannot be looked up in the rootfs: {error}") from error
+    raise StepRefused(f"the rootfs has no {what} {name}", f"give a number, or see {file}")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "512m", "1.5G", "4096": powers of 1024, as docker has them. Raises StepRefused."""
+    number = text.strip().lower().removesuffix("b").removesuffix("i")
+    unit = number[-1:] if number[-1:] in _UNITS else ""
+    try:
+        value = float(number.removesuffix(unit))
+    except ValueError:
+        raise StepRefused(f"{text!r} is no size", "for example 512m or 2g") from None
+    return int(value * _UNITS[unit])

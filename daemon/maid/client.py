@@ -1,0 +1,150 @@
+"""The socket's client: small, quick to import, passes file descriptors.
+
+A varlink message is a JSON object and a NUL byte, each way; a descriptor is an index into those
+that came with the message (facts/varlink.md). asyncvarlink would do as well, but importing it and
+asyncio takes longer than a whole call. Uses nothing outside the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+from maid.errors import (
+    AccessDenied,
+    DaemonUnreachable,
+    LimitReached,
+    MaidError,
+    PlatformUnavailable,
+    StepRefused,
+    UsageError,
+)
+
+Parameters: TypeAlias = dict[str, Any]
+"""A JSON object: the parameters of a call or of a reply, in the shapes of
+docs/io.maid.*.varlink."""
+
+DEFAULT_SOCKET = "/run/maid/io.maid"
+
+MESSAGE_LIMIT = 64 << 20
+"""Bytes of a reply that are taken in before the daemon is called broken."""
+
+
+class ConnectionLost(DaemonUnreachable):
+    """The daemon closed the connection in the middle of a call."""
+
+
+class Client:
+    """One connection to the daemon at the socket `path`. Closing it ends what it started."""
+
+    def __init__(self, path: str) -> None:
+        """Connect. Raises DaemonUnreachable with the reason and what to do."""
+        self.path = path
+        self._buffer = b""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise DaemonUnreachable(*_unreachable(path, error)) from error
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def call(
+        self, method: str, parameters: Parameters | None = None, descriptors: Sequence[int] = ()
+    ) -> Parameters:
+        """Call `method` ("io.maid.Manager.Status") and return the reply's parameters.
+
+        Raises the MaidError that the daemon's error stands for.
+        """
+        self._send({"method": method, "parameters": parameters or {}}, descriptors)
+        return self._reply()[0]
+
+    def stream(
+        self, method: str, parameters: Parameters | None = None, descriptors: Sequence[int] = ()
+    ) -> Iterator[Parameters]:
+        """Call a method with several replies, and yield the parameters of each."""
+        self._send({"method": method, "parameters": parameters or {}, "more": True}, descriptors)
+        continues = True
+        while continues:
+            parameters, continues = self._reply()
+            yield parameters
+
+    def _send(self, message: Parameters, descriptors: Sequence[int]) -> None:
+        data = json.dumps(message, separators=(",", ":")).encode(errors="surrogateescape") + b"\0"
+        try:
+            # The descriptors travel with the first byte; what a full buffer leaves follows alone.
+            sent = socket.send_fds(self._socket, [data], list(descriptors))
+            self._socket.sendall(data[sent:])
+        except OSError as error:
+            raise ConnectionLost(
+                f"the daemon at {self.path} ended the connection: {error.strerror}",
+                "journalctl -u maid says why",
+            ) from error
+
+    def _reply(self) -> tuple[Parameters, bool]:
+        while b"\0" not in self._buffer:
+            try:
+                data = self._socket.recv(65536)
+            except OSError as error:
+                raise ConnectionLost(
+                    f"the connection to the daemon was lost: {error.strerror}"
+                ) from error
+            if not data or len(self._buffer) > MESSAGE_LIMIT:
+                raise ConnectionLost(
+                    f"the daemon at {self.path} closed the connection",
+                    "it was stopped, or refused the request: journalctl -u maid",
+                )
+            self._buffer += data
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        reply = json.loads(message)
+        parameters: Parameters = reply.get("parameters") or {}
+        if reply.get("error"):
+            raise _error(str(reply["error"]), parameters)
+        return parameters, bool(reply.get("continues"))
+
+
+_ERRORS: dict[str, type[MaidError]] = {
+    "io.maid.Emulation.PlatformNotAvailable": PlatformUnavailable,
+    "io.maid.Steps.Refused": StepRefused,
+    "io.maid.Steps.LimitExceeded": LimitReached,
+}
+
+
+def _error(name: str, parameters: Parameters) -> MaidError:
+    if name == "org.varlink.service.PermissionDenied":
+        return AccessDenied(
+            "the daemon does not allow that to this user", "root may, or members of group maid"
+        )
+    if name == "org.varlink.service.InvalidParameter":
+        return UsageError(f"the daemon does not take the parameter {parameters.get('parameter')}")
+    message, hint = parameters.get("message"), parameters.get("hint", "")
+    if message is None:
+        return MaidError(f"the daemon answered {name} {parameters or ''}".strip())
+    made = _ERRORS.get(name, MaidError)(message, hint)
+    if "status" in parameters:
+        made.exit_status = int(parameters["status"])
+    return made
+
+
+def _unreachable(path: str, error: OSError) -> tuple[str, str]:
+    message = f"no maid daemon answers at {path}: {error.strerror or error}"
+    if isinstance(error, PermissionError):
+        return (
+            message,
+            "be root, or a member of group maid (usermod -aG maid USER, then log in again)",
+        )
+    if os.path.exists("/run/systemd/system"):
+        return message, "start it: systemctl enable --now maid"
+    return message, "start it: maid daemon, or maid daemon --scope private to try it out"

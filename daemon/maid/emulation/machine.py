@@ -1,0 +1,512 @@
+"""The whole machine's ability to execute: every platform, native or emulated, in every instance.
+
+Brings together the interpreters that were found, the instance that is served, and the pinned ones
+in which steps run, one for each kind of caller and CPU model. What a single instance needs is the
+keeper's; what runs in it is the steps'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from maid import kernel
+from maid.binfmt import namespace
+from maid.binfmt.instance import HOST_PATH, Instance
+from maid.binfmt.namespace import Mapping, NamespaceError, Pinned
+from maid.config import Config, Prefer, Scope
+from maid.emulation import emulators
+from maid.emulation.emulators import Choice
+from maid.emulation.interpreters import IdentityCache
+from maid.emulation.keeper import Emit, Keeper, Kept
+from maid.emulation.ledger import Ledger
+from maid.emulation.probes import Prober, ProbeResult
+from maid.emulation.ratings import Level
+from maid.emulation.status import Owner, PlatformStatus, ProbeStatus, State, Via
+from maid.emulation.targets import TARGETS, Target, family_of_host, for_platform, own
+from maid.errors import MaidError, PlatformUnavailable
+from maid.platforms import COMMON, Platform, host, only
+
+log = logging.getLogger(__name__)
+
+ROOT = "root"
+"""The key of the pinned instance with an identity map: root's steps, and the private scope."""
+
+
+@dataclass
+class Table:
+    """One instance with its keeper; `pinned` is None for the host's own."""
+
+    key: str
+    keeper: Keeper
+    pinned: Pinned | None
+
+    @property
+    def instance(self) -> Instance:
+        """The table's directory."""
+        return self.keeper.instance
+
+
+class Machine:
+    """Everything that is kept. `emit` is told what happens: kind, target's name or "", a
+    sentence."""
+
+    def __init__(self, config: Config, scope: Scope, emit: Emit) -> None:
+        self.config = config
+        self.scope = scope
+        self.platform = host()
+        self.natives: dict[str, ProbeResult] = {}
+        self.choices: dict[str, Choice] = {}
+        self.tables: dict[str, Table] = {}
+        self.namespaces_problem = ""
+        self._own = own()
+        self._emit = emit
+        self._cache = IdentityCache(config.paths.state)
+        self._prober = Prober(str(config.paths.runtime / "probes"), config.emulation.probe_timeout)
+        self._served: Table | None = None
+        self._making: dict[str, asyncio.Task[Table]] = {}
+        self._files: dict[int, str] = {}
+        self._refreshing: asyncio.TimerHandle | None = None
+        self._refresh_task: asyncio.Task[None] | None = None
+
+    # Life ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Make the instances, register what is wanted and wait until the first probes have spoken.
+
+        Raises MaidError when the served instance cannot be had at all.
+        """
+        for directory in (self.config.paths.runtime, self.config.paths.state):
+            try:
+                os.makedirs(directory, mode=0o755, exist_ok=True)
+            except OSError as error:
+                raise MaidError(
+                    f"maid cannot make its directory {directory}: {error.strerror}",
+                    "run it as root, or name other directories in [paths] of the configuration",
+                ) from error
+        targets = [target for target in TARGETS.values() if target.name != self._own]
+        choosing = asyncio.create_task(
+            asyncio.to_thread(emulators.choose, targets, self.config, self._cache)
+        )
+        self._prober.write(TARGETS.values())
+        pinned = self._pin(ROOT, namespace.identity())
+        await self._probe_natives(pinned)
+        self.choices = await choosing
+        self._watch_interpreters()
+        if pinned is not None:
+            self.tables[ROOT] = self._table(ROOT, pinned.instance, pinned)
+        if self.scope is Scope.HOST:
+            self._served = self.tables["host"] = self._table("host", Instance(HOST_PATH), None)
+        elif pinned is not None:
+            self._served = self.tables[ROOT]
+        else:
+            raise NamespaceError(
+                f"the private scope is not possible here: {self.namespaces_problem}",
+                "it needs Linux 6.7 or later and user namespaces: maid doctor",
+            )
+        for table in self.tables.values():
+            table.keeper.start(self.choices, self.wanted())
+        await self.served.keeper.settle()
+
+    def stop(self) -> None:
+        """Watch no longer; entries, instances and steps stay as they are (rule 6)."""
+        loop = asyncio.get_running_loop()
+        for task in self._making.values():
+            task.cancel()
+        for table in self.tables.values():
+            table.keeper.stop()
+        for descriptor in self._files:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        self._files = {}
+        if self._refreshing:
+            self._refreshing.cancel()
+        if self._refresh_task:
+            self._refresh_task.cancel()
+
+    def release(self, keep: Iterable[str] = ()) -> list[str]:
+        """Remove what the ledgers hold and unpin every instance whose key is not in `keep`.
+
+        `keep` are the keys that running steps use. Returns the names of the entries removed.
+        """
+        removed: list[str] = []
+        for key, table in list(self.tables.items()):
+            names = table.keeper.release()
+            if table is self._served:
+                removed += names
+            if table.pinned is not None and key not in keep and table is not self._served:
+                table.keeper.stop()
+                table.pinned.release()
+                del self.tables[key]
+        return removed
+
+    @property
+    def served(self) -> Table:
+        """The instance that this daemon serves, by its scope."""
+        if self._served is None:
+            raise MaidError("the daemon has not started yet", "wait for maid-ready.target")
+        return self._served
+
+    def wanted(self) -> list[str]:
+        """The names of the targets to register: wanted by the configuration, and not native
+        here."""
+        return [
+            target.name
+            for target in TARGETS.values()
+            if target.name != self._own
+            and not self.is_native(target.name)
+            and any(
+                self.config.emulation.serves(target.name, platform)
+                for platform in target.platforms or (None,)
+            )
+        ]
+
+    def is_native(self, name: str) -> bool:
+        """Whether this machine runs programs of the target of that name by itself."""
+        return name == self._own or (name in self.natives and self.natives[name].ok)
+
+    async def _probe_natives(self, pinned: Pinned | None) -> None:
+        """Find out which targets of the host's family its CPU and kernel run by themselves.
+
+        In a new instance nothing can catch them; where there is none, an entry of another's could,
+        so what such an entry catches counts as emulated.
+        """
+        user = pinned.open_user() if pinned is not None and not pinned.instance.names() else -1
+        try:
+            for name in family_of_host():
+                target = TARGETS[name]
+                caught = user < 0 and name != self._own and self._caught(target, pinned)
+                if caught or (target.probe is None):
+                    continue
+                self.natives[name] = await self._prober.probe(target, user)
+        finally:
+            if user >= 0:
+                os.close(user)
+
+    def _caught(self, target: Target, pinned: Pinned | None) -> bool:
+        instance = pinned.instance if pinned is not None else Instance(HOST_PATH)
+        entries = instance.entries().values()
+        return any(entry.catches(target.probe or b"") for entry in entries)
+
+    # Instances ----------------------------------------------------------------------------------
+
+    def _directory(self, key: str) -> str:
+        return str(self.config.paths.runtime / "instances" / key)
+
+    def _pin(self, key: str, mapping: Mapping) -> Pinned | None:
+        directory = self._directory(key)
+        try:
+            return namespace.take_up(directory, mapping) or namespace.create(directory, mapping)
+        except MaidError as error:
+            self.namespaces_problem = str(error)
+            log.warning("%s", error)
+            return None
+
+    def _table(self, key: str, instance: Instance, pinned: Pinned | None) -> Table:
+        ledger = Ledger(str(self.config.paths.runtime / "ledger" / f"{key}.json"))
+
+        def remount() -> None:
+            if pinned is None:
+                kernel.mount_binfmt(HOST_PATH)
+                return
+            try:
+                pinned.mount_again()
+            except NamespaceError:
+                namespace.create(pinned.directory, pinned.mapping)
+
+        keeper = Keeper(
+            instance,
+            ledger,
+            self._prober,
+            # Nobody else registers in an instance of maid's own.
+            prefer=self.config.emulation.prefer if pinned is None else Prefer.OWN,
+            emit=self._emit if key in ("host", ROOT) else lambda *_: None,
+            remount=remount,
+            open_user=pinned.open_user if pinned is not None else None,
+        )
+        return Table(key, keeper, pinned)
+
+    async def table_for(
+        self, mapping: Mapping | None, key: str = ROOT, cpu: dict[str, str] | None = None
+    ) -> Table:
+        """The instance for steps of a caller, made and probed if it is not there yet.
+
+        `mapping` None is root's identity map; otherwise `key` names the caller. `cpu` gives other
+        CPU models by target's name: such an instance holds these targets alone. Where the kernel
+        has no instances for namespaces (before Linux 6.7) it is the host's. Raises MaidError.
+        """
+        if cpu:
+            models = "+".join(f"{name}={model}" for name, model in sorted(cpu.items()))
+            key = f"{key}+{re.sub('[^A-Za-z0-9=.-]', '_', models)}"
+        table = self.tables.get(key)
+        if table is not None:
+            return table
+        if self.namespaces_problem and ROOT not in self.tables:
+            if mapping is None and not cpu:
+                return self.served
+            raise NamespaceError(
+                f"this step needs an instance of its own: {self.namespaces_problem}", "maid doctor"
+            )
+        if key not in self._making:
+            self._making[key] = asyncio.create_task(self._make(key, mapping, cpu or {}))
+        try:
+            return await asyncio.shield(self._making[key])
+        finally:
+            if key in self._making and self._making[key].done():
+                del self._making[key]
+
+    async def _make(self, key: str, mapping: Mapping | None, cpu: dict[str, str]) -> Table:
+        choices, wanted = self.choices, self.wanted()
+        if cpu:
+            targets = [TARGETS[name] for name in cpu]
+            choices = await asyncio.to_thread(
+                emulators.choose, targets, self.config, self._cache, cpu
+            )
+            for name, choice in choices.items():
+                if cpu[name] and not any(offer.cpu == cpu[name] for offer in choice.offers):
+                    why = choice.problem or "; ".join(choice.notes)
+                    raise PlatformUnavailable(f"{name} cannot be emulated as {cpu[name]}: {why}")
+            wanted = list(cpu)
+        directory = self._directory(key)
+        ids = mapping or namespace.identity()
+        pinned = namespace.take_up(directory, ids) or namespace.create(directory, ids)
+        table = self._table(key, pinned.instance, pinned)
+        table.keeper.start(choices, wanted)
+        await table.keeper.settle()
+        self.tables[key] = table
+        return table
+
+    # Interpreters that change on disk -----------------------------------------------------------
+
+    def _watch_interpreters(self) -> None:
+        """Be told when a package upgrade replaces an interpreter (rule: renew without a gap)."""
+        loop = asyncio.get_running_loop()
+        watched = set(self._files.values())
+        for place in emulators.places_to_watch(self.choices.values()) - watched:
+            with contextlib.suppress(OSError):
+                descriptor = kernel.inotify(
+                    place, kernel.IN_CLOSE_WRITE | kernel.IN_MOVED_TO | kernel.IN_DELETE
+                )
+                self._files[descriptor] = place
+                loop.add_reader(descriptor, self._on_file, descriptor)
+
+    def _on_file(self, descriptor: int) -> None:
+        place = self._files[descriptor]
+        names = {
+            os.path.basename(o.interpreter.path) for c in self.choices.values() for o in c.offers
+        }
+        changed = [e.name for e in kernel.inotify_events(descriptor) if e.name in names]
+        if not changed:
+            return
+        log.info("%s changed in %s", ", ".join(sorted(set(changed))), place)
+        if self._refreshing:
+            self._refreshing.cancel()
+        # A package manager replaces many files one after another: wait until it is quiet.
+        self._refreshing = asyncio.get_running_loop().call_later(0.5, self._begin_refresh)
+
+    def _begin_refresh(self) -> None:
+        self._refreshing = None
+        self._refresh_task = asyncio.get_running_loop().create_task(self.refresh())
+
+    async def refresh(self, config: Config | None = None) -> None:
+        """Look for interpreters again and bring every instance up to date, with a new configuration
+        if one is given (directories and socket stay as they are)."""
+        if config is not None:
+            self.config = config
+        targets = [target for target in TARGETS.values() if target.name != self._own]
+        self.choices = await asyncio.to_thread(emulators.choose, targets, self.config, self._cache)
+        self._watch_interpreters()
+        for table in list(self.tables.values()):
+            if "+" not in table.key:
+                table.keeper.update(self.choices, self.wanted())
+        await self.served.keeper.settle()
+        self._emit("refreshed", "", "interpreters were looked for again")
+
+    # What can be said ---------------------------------------------------------------------------
+
+    def statuses(self) -> list[PlatformStatus]:
+        """Every platform of every target, the common platforms first, then by name."""
+        found: list[PlatformStatus] = []
+        for target in TARGETS.values():
+            for platform in target.platforms or (None,):
+                if target.name == "i486":
+                    continue  # a second row for the same platform and emulator as i386
+                found.append(self.status(target, platform))
+        order = {str(platform): number for number, platform in enumerate(COMMON)}
+        return sorted(
+            found,
+            key=lambda s: (order.get(s.platform or "", len(order)), s.platform is None, s.target),
+        )
+
+    def status(self, target: Target, platform: Platform | None) -> PlatformStatus:
+        """How `platform` of `target` stands in the served instance."""
+        if target.name == self._own and platform is not None:
+            platform = self.platform if only(self.platform).matches(platform) else platform
+        required = self._required(target, platform)
+        if self.is_native(target.name):
+            return self._native_status(target, platform, required)
+        kept = self.served.keeper.kept.get(target.name)
+        if kept is None:
+            raise MaidError(f"{target.name} is not kept")
+        return self._emulated_status(target, platform, kept, required)
+
+    def _native_status(
+        self, target: Target, platform: Platform | None, required: bool
+    ) -> PlatformStatus:
+        probe = self.natives.get(target.name)
+        return PlatformStatus(
+            platform=str(_plain(platform)) if platform else None,
+            target=target.name,
+            state=State.native if probe is None or probe.ok else State.failed,
+            via=Via.native,
+            entry=None,
+            owner=None,
+            interpreter=None,
+            interpreter_version=None,
+            flags=None,
+            cpu=platform.variant or None if platform and target.name == self._own else None,
+            probe=_probe_status(probe),
+            reason=probe.error or None if probe else None,
+            required=required,
+        )
+
+    def _emulated_status(
+        self, target: Target, platform: Platform | None, kept: Kept, required: bool
+    ) -> PlatformStatus:
+        serving, offer = kept.serving, kept.offer
+        wanted = self.config.emulation.serves(target.name, platform)
+        state, reason = _judge(kept, wanted)
+        version = ".".join(map(str, offer.interpreter.version)) if offer else None
+        return PlatformStatus(
+            platform=str(platform) if platform else None,
+            target=target.name,
+            state=state,
+            via=Via.emulated if serving else None,
+            entry=serving.name if serving else None,
+            owner=Owner(kept.owner) if kept.owner else None,
+            interpreter=serving.interpreter if serving else None,
+            interpreter_version=version or None,
+            flags=serving.flags if serving else None,
+            cpu=offer.cpu or None if offer else None,
+            probe=_probe_status(kept.result) if serving else None,
+            reason=reason or None,
+            required=required,
+        )
+
+    def _required(self, target: Target, platform: Platform | None) -> bool:
+        if not self.config.emulation.must_be_ready(target.name, platform):
+            return False
+        if self.config.emulation.ready is not None or self.is_native(target.name):
+            return True
+        choice = self.choices.get(target.name)
+        return bool(choice and choice.offers)
+
+    def ready(self) -> bool:
+        """Whether every required platform executes."""
+        return all(status.state.executes for status in self.statuses() if status.required)
+
+    def find(self, platform: Platform) -> Target:
+        """The target that runs `platform`.
+
+        Raises PlatformUnavailable, with a list of what there is, when there is none.
+        """
+        wanted = platform.normalized()
+        target = for_platform(wanted)
+        if target is None:
+            raise PlatformUnavailable(
+                f"no platform {platform} is known", f"there are: {', '.join(self._known())}"
+            )
+        if target.name == self._own and not only(self.platform).matches(wanted):
+            raise PlatformUnavailable(
+                f"{platform} cannot run here: this machine is {self.platform}",
+                "a machine's own architecture is never emulated",
+            )
+        return target
+
+    def _known(self) -> list[str]:
+        return [status.platform for status in self.statuses() if status.platform]
+
+    async def probe_now(self, target: Target) -> ProbeResult | None:
+        """Execute the target's probe anew, native or in the served instance; None: nothing serves
+        it."""
+        if self.is_native(target.name):
+            self.natives[target.name] = await self._prober.probe(target)
+            return self.natives[target.name]
+        kept = self.served.keeper.kept.get(target.name)
+        if kept is None:
+            return None
+        await self.served.keeper.probe_now([target.name])
+        return kept.result
+
+    async def ensure(self, platform: Platform, table: Table | None = None) -> PlatformStatus:
+        """Execute a program of `platform` now, native or emulated; its status when that worked.
+
+        In the served instance, or in `table`. Raises PlatformUnavailable otherwise.
+        """
+        target = self.find(platform)
+        if self.is_native(target.name):
+            status = self.status(target, platform.normalized())
+            if status.state.executes:
+                return status
+            raise PlatformUnavailable(f"{platform} does not run: {status.reason}", "maid doctor")
+        keeper = (table or self.served).keeper
+        kept = keeper.kept.get(target.name)
+        if kept is not None:
+            await keeper.probe_now([target.name])
+        status = (
+            self._emulated_status(target, platform, kept, False)
+            if kept is not None
+            else self.status(target, platform)
+        )
+        if not status.state.executes:
+            raise PlatformUnavailable(
+                f"{platform} is {status.state.value}: {status.reason or 'nothing serves it'}",
+                "maid status shows all platforms; maid doctor says what to do",
+            )
+        return status
+
+
+def _plain(platform: Platform) -> Platform:
+    """The platform without the level that was detected: what an index calls it."""
+    return (
+        Platform(platform.os, platform.architecture)
+        if platform.architecture == "amd64"
+        else platform
+    )
+
+
+def _probe_status(result: ProbeResult | None) -> ProbeStatus | None:
+    if result is None:
+        return None
+    return ProbeStatus(result.level, result.ok, result.ms, result.error or None)
+
+
+def _judge(kept: Kept, wanted: bool) -> tuple[State, str]:
+    """State and reason of an emulated target."""
+    if kept.serving is None:
+        if not wanted:
+            return State.disabled, "excluded by the configuration"
+        if kept.choice.offers:
+            return State.failed, kept.reason or "its entry is gone"
+        return State.absent, kept.choice.problem
+    if not kept.current:
+        return State.failed, kept.reason or "its probe has not answered yet"
+    if not kept.ready:
+        return State.failed, kept.reason
+    if not wanted:
+        return State.disabled, f"excluded by the configuration, but {kept.serving.name} serves it"
+    if kept.failed:
+        return State.degraded, kept.reason
+    if kept.offer is not None and kept.offer.rating.level is Level.BAD:
+        return State.degraded, kept.offer.rating.reason
+    if kept.owner == "maid" and kept.offer is None:
+        return (
+            State.degraded,
+            "its interpreter is no longer on disk; the entry keeps the old file open",
+        )
+    return State.ready, kept.reason

@@ -1,0 +1,245 @@
+"""What the daemon can do, apart from how it is asked: the machine, the steps and what is said of
+both.
+
+ServiceStatus goes over the socket and into `--json` as it is, so annotations stay real objects
+here.
+"""
+
+import asyncio
+import os
+import platform as host_platform
+import resource
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from maid import __version__, doctor
+from maid.config import Config, Scope, load
+from maid.doctor import Finding
+from maid.emulation.checks import CheckResult, deep_checks, exec_check
+from maid.emulation.machine import Machine
+from maid.emulation.status import PlatformStatus, State
+from maid.emulation.targets import TARGETS, Target
+from maid.errors import MaidError, UsageError
+from maid.platforms import Platform, parse
+from maid.service import metrics
+from maid.service.events import Events
+from maid.steps import cgroups
+from maid.steps.runner import Runner
+from maid.steps.runtime import RuntimeUnavailable, choose
+
+RETRY = 0.25
+"""Seconds between two tries of `ensure` with a time limit, for when nothing tells of a change."""
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """How everything stands.
+
+    `scope` is host or private; `kernel` its release; `instance` a directory in which the served
+    table can be read by whoever asks; `namespaces`: steps have instances of their own (Linux 6.7);
+    `runtime` the OCI runtime chosen ("crun" or "runc"), with `runtime_version` and `runtime_path`,
+    or null and `runtime_problem`; `limits_problem` why steps cannot be limited, or null; `ready`:
+    every required platform executes; `memory` the daemon's resident memory in bytes; `started` in
+    seconds since 1970; `events` the number of the newest event.
+    """
+
+    version: str
+    scope: str
+    kernel: str
+    pid: int
+    started: float
+    socket: str
+    instance: str
+    namespaces: bool
+    namespaces_problem: str | None
+    runtime: str | None
+    runtime_version: str | None
+    runtime_path: str | None
+    runtime_problem: str | None
+    limits_problem: str | None
+    ready: bool
+    heals: int
+    steps_running: int
+    steps_waiting: int
+    memory: int
+    events: int
+    platforms: list[PlatformStatus]
+
+
+class Core:
+    """One daemon's work. `config_file` is the file that was named, or None for the default one;
+    `instance_prefix` leads from outside the daemon's mount namespace to its files, or is ""."""
+
+    def __init__(
+        self,
+        config: Config,
+        scope: Scope,
+        events: Events,
+        *,
+        config_file: Path | None = None,
+        instance_prefix: str = "",
+    ) -> None:
+        self.config = config
+        self.scope = scope
+        self.events = events
+        self.started = time.time()
+        self.count_connections: Callable[[], int] = lambda: 0
+        self.machine = Machine(config, scope, events.emit)
+        self.runner = Runner(self.machine, events.emit)
+        self._config_file = config_file
+        self._instance_prefix = instance_prefix
+        self._limits_problem: str | None = None
+
+    async def start(self) -> None:
+        """Everything up to the first probes' verdicts. Raises MaidError when that is not
+        possible."""
+        await self.machine.start()
+        await self.choose_runtime()
+        self._limits_problem = cgroups.unavailable() or None
+        taken_up = self.runner.recover()
+        if taken_up:
+            self.events.emit("taken up", "", f"{taken_up} steps of an earlier daemon go on")
+
+    async def choose_runtime(self) -> None:
+        """Find out which OCI runtime works; without one, everything but steps does."""
+        directory = str(self.config.paths.runtime)
+        root = self.machine.tables.get("root")
+        try:
+            self.runner.runtime = await choose(
+                self.config.steps.runtime, directory, root.pinned if root else None
+            )
+            self.runner.runtime_problem = ""
+        except RuntimeUnavailable as error:
+            self.runner.runtime = None
+            self.runner.runtime_problem = str(error)
+            self.events.emit("refused", "", str(error))
+
+    async def stop(self) -> None:
+        """Let go of everything; entries and running steps stay (rule 6)."""
+        await self.runner.close()
+        self.machine.stop()
+
+    def status(self) -> ServiceStatus:
+        """The status as it is now."""
+        runtime = self.runner.runtime
+        newest = self.events.kept()
+        return ServiceStatus(
+            version=__version__,
+            scope=self.scope.value,
+            kernel=host_platform.release(),
+            pid=os.getpid(),
+            started=self.started,
+            socket=str(self.config.socket.path),
+            instance=self._instance_prefix + self.machine.served.instance.path,
+            namespaces="root" in self.machine.tables,
+            namespaces_problem=self.machine.namespaces_problem or None,
+            runtime=runtime.name if runtime else None,
+            runtime_version=runtime.version if runtime else None,
+            runtime_path=runtime.path if runtime else None,
+            runtime_problem=self.runner.runtime_problem or None,
+            limits_problem=self._limits_problem,
+            ready=self.machine.ready(),
+            heals=self.machine.served.keeper.counters.heals,
+            steps_running=sum(1 for _ in self.runner.running()),
+            steps_waiting=self.runner.waiting(),
+            memory=_resident(),
+            events=newest[-1].sequence if newest else 0,
+            platforms=self.machine.statuses(),
+        )
+
+    def metrics(self) -> str:
+        """The metrics in Prometheus' text format."""
+        return metrics.exposition(
+            self.machine, self.runner, self.events, self.count_connections, self.started
+        )
+
+    async def diagnose(self) -> list[Finding]:
+        """What there is to say about the machine, from the daemon's point of view."""
+        return await asyncio.to_thread(doctor.examine, self.config, self.scope)
+
+    async def reload(self) -> None:
+        """Read the configuration again. Raises ConfigError, and then everything stays as it was."""
+        config = load(self._config_file, self.scope, self.config.socket.path)
+        self.config = config
+        await self.machine.refresh(config)
+        await self.choose_runtime()
+        self.events.emit("reloaded", "", "the configuration was read again")
+
+    def release(self) -> list[str]:
+        """Remove what the ledger holds; the names of the entries removed."""
+        return self.machine.release(keep={a.meta.table for a in self.runner.running()})
+
+    def required(self) -> list[str]:
+        """The platforms that maid-ready.target waits for."""
+        return [s.platform for s in self.machine.statuses() if s.required and s.platform]
+
+    async def ensure(self, platform: Platform, timeout: float) -> PlatformStatus:
+        """As Machine.ensure, tried again until `timeout` (seconds) is over."""
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                return await self.machine.ensure(platform)
+            except MaidError:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise
+            try:
+                await asyncio.wait_for(self.machine.served.keeper.changed(), min(left, RETRY))
+            except TimeoutError:
+                continue
+
+    async def check(
+        self, names: list[str], deep: bool
+    ) -> AsyncIterator[tuple[Target, CheckResult]]:
+        """Run the probes of these platforms, and with `deep` real programs; as they come.
+
+        Without names, all that are native or served. Raises UsageError, PlatformUnavailable.
+        """
+        targets = await asyncio.to_thread(self._targets, names)
+        queue: asyncio.Queue[tuple[Target, CheckResult] | None] = asyncio.Queue()
+
+        async def one(target: Target) -> None:
+            result = await exec_check(self.machine, target)
+            await queue.put((target, result))
+            if deep:
+                async for found in deep_checks(self.machine, target):
+                    await queue.put((target, found))
+
+        async def all_of_them() -> None:
+            try:
+                await asyncio.gather(*(one(target) for target in targets))
+            finally:
+                await queue.put(None)
+
+        running = asyncio.ensure_future(all_of_them())
+        try:
+            while (item := await queue.get()) is not None:
+                yield item
+            await running
+        finally:
+            running.cancel()
+
+    def _targets(self, names: list[str]) -> list[Target]:
+        if not names:
+            states = {s.target: s.state for s in self.machine.statuses()}
+            skipped = (State.absent, State.disabled)
+            return [TARGETS[name] for name, state in states.items() if state not in skipped]
+        found: dict[str, Target] = {}
+        for name in names:
+            if name in TARGETS:
+                target = TARGETS[name]
+            else:
+                target = self.machine.find(parse(name))
+            found[target.name] = target
+        if len(found) > len(TARGETS):
+            raise UsageError("more platforms than there are")
+        return list(found.values())
+
+
+def _resident() -> int:
+    """The daemon's resident memory in bytes, without importing psutil (a status is asked for
+    often)."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()

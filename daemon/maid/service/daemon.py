@@ -1,0 +1,238 @@
+"""The daemon's life: from the command line or systemd to the last connection.
+
+Takes the socket (its own, or systemd's), starts the core, tells systemd how it stands, and on
+SIGTERM lets go: entries, instances and running steps stay as they are (rule 6 of design.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from asyncvarlink import VarlinkInterfaceRegistry
+from asyncvarlink.serviceinterface import VarlinkServiceInterface
+
+from maid import __version__
+from maid.config import Config, Scope, load
+from maid.errors import MaidError
+from maid.service import interfaces
+from maid.service.access import Peer, give_to_group
+from maid.service.core import Core
+from maid.service.events import Events, under_journal
+from maid.service.server import Server, listen
+
+log = logging.getLogger("maid.daemon")
+
+URL = "https://github.com/maid-daemon/maid"
+
+
+def main(scope: Scope, socket_path: Path | None, config_file: Path | None) -> int:
+    """Run the daemon until it is told to stop; its exit status. Raises MaidError when it cannot
+    start."""
+    config = load(config_file, scope, socket_path)
+    prefix = ""
+    if os.geteuid() != 0:
+        if scope is Scope.HOST:
+            raise MaidError(
+                "the host scope needs root: only root may register in the machine's binfmt_misc",
+                "as an ordinary user: maid daemon --scope private",
+            )
+        from maid.service.rootless import become_root_of_own_namespace
+
+        become_root_of_own_namespace()
+        prefix = f"/proc/{os.getpid()}/root"
+    journal = under_journal()
+    _set_up_logging(config, journal)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_only_one(config.paths.runtime))
+        listener = _listener(config, stack)
+        core = Core(config, scope, Events(journal), config_file=config_file, instance_prefix=prefix)
+        return asyncio.run(_serve(core, listener))
+
+
+def _set_up_logging(config: Config, journal: bool) -> None:
+    # The journal adds the time; systemd reads <N> at the start of a line as its priority.
+    form = "%(name)s: %(message)s" if journal else "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(
+        stream=sys.stderr, level=config.log.level.value.upper(), format=form, force=True
+    )
+    logging.getLogger("asyncvarlink").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def _only_one(runtime: Path) -> Iterator[None]:
+    """Hold the runtime directory's lock: two daemons would undo each other's work."""
+    try:
+        os.makedirs(runtime, mode=0o755, exist_ok=True)
+        lock = os.open(runtime / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise MaidError(
+            f"maid cannot use its directory {runtime}: {error.strerror}",
+            "run it as root, or with --scope private",
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MaidError(
+                f"another maid daemon is using {runtime}",
+                "maid status shows it; give this one another --socket, or stop that one",
+            ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _listener(config: Config, stack: contextlib.ExitStack) -> socket.socket:
+    """The listening socket: systemd's if it passed one (sd_listen_fds(3)), else one of our own."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        from systemd.daemon import listen_fds
+
+        descriptors = listen_fds()
+        if len(descriptors) != 1:
+            raise MaidError(
+                f"systemd passed {len(descriptors)} sockets, where one is expected",
+                "maid.socket has a single ListenStream=",
+            )
+        os.set_inheritable(descriptors[0], False)
+        return socket.socket(fileno=descriptors[0])
+    path = str(config.socket.path)
+    try:
+        listener = listen(path)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise MaidError(
+                f"the socket {path} is in use: a daemon answers there already",
+                "maid status shows it; --socket names another one",
+            ) from error
+        raise MaidError(
+            f"the socket {path} cannot be made: {error.strerror}",
+            "--socket names another place",
+        ) from error
+    if os.geteuid() == 0 and (problem := give_to_group(path, config.socket.group)):
+        log.info("%s", problem)
+    inode = os.stat(path).st_ino
+
+    def remove() -> None:
+        with contextlib.suppress(OSError):
+            if os.stat(path).st_ino == inode:
+                os.unlink(path)
+
+    stack.callback(remove)
+    return listener
+
+
+async def _serve(core: Core, listener: socket.socket) -> int:
+    loop = asyncio.get_running_loop()
+    ending = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    notify = _Notifier()
+    notify("STATUS=Registering and probing platforms")
+    starting = asyncio.ensure_future(core.start())
+    stopping = asyncio.ensure_future(ending.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        return 0
+    starting.result()
+
+    def registry(peer: Peer) -> VarlinkInterfaceRegistry:
+        made = VarlinkInterfaceRegistry()
+        made.register_interface(VarlinkServiceInterface("maid", "maid", __version__, URL, made))
+        for interface in (interfaces.Manager, interfaces.Emulation, interfaces.Steps):
+            made.register_interface(interface(core, peer))
+        return made
+
+    server = Server(listener, core.config.socket, registry)
+    core.count_connections = server.connections.total
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(core))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    beats = [loop.create_task(_watchdog(notify)), loop.create_task(_tell(core, notify))]
+    core.events.emit(
+        "started", "", f"maid {__version__}, {core.scope.value} scope, {_summary(core)}"
+    )
+    # What lives now lives as long as the daemon: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    notify(f"READY=1\nSTATUS={_summary(core)}")
+    await stopping
+    notify("STOPPING=1\nSTATUS=Stopping; entries and running steps stay")
+    for task in (*beats, *reloads):
+        task.cancel()
+    await core.stop()
+    server.close()
+    # Let the connections' last callbacks run before the loop ends.
+    await asyncio.sleep(0.01)
+    return 0
+
+
+async def _reload(core: Core) -> None:
+    try:
+        await core.reload()
+    except MaidError as error:
+        core.events.emit("refused", "", f"the configuration stays as it was: {error}")
+
+
+class _Notifier:
+    """sd_notify(3), and nothing where nobody listens."""
+
+    def __init__(self) -> None:
+        self._active = "NOTIFY_SOCKET" in os.environ
+
+    def __call__(self, text: str) -> None:
+        if self._active:
+            from systemd import daemon
+
+            daemon.notify(text)
+
+
+async def _watchdog(notify: _Notifier) -> None:
+    """Tell systemd that the loop still turns, twice in each period (sd_watchdog_enabled(3))."""
+    period = int(os.environ.get("WATCHDOG_USEC", "0"))
+    if not period or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(period / 2e6)
+
+
+async def _tell(core: Core, notify: _Notifier) -> None:
+    """Keep systemd's status text up to date."""
+    told = ""
+    while True:
+        changed = asyncio.ensure_future(core.machine.served.keeper.changed())
+        try:
+            if (summary := _summary(core)) != told:
+                notify(f"STATUS={summary}")
+                told = summary
+            await changed
+        finally:
+            changed.cancel()
+
+
+def _summary(core: Core) -> str:
+    statuses = [status for status in core.machine.statuses() if status.platform]
+    executing = sum(1 for status in statuses if status.state.executes)
+    broken = [str(s.platform) for s in statuses if s.required and not s.state.executes]
+    text = f"{executing} of {len(statuses)} platforms execute"
+    return f"{text}; not working: {', '.join(broken)}" if broken else text

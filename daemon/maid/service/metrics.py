@@ -1,0 +1,121 @@
+"""The daemon's numbers in Prometheus' text format, made when somebody asks.
+
+Nothing is counted here: every number is read from where it is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from maid import __version__
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+    from maid.emulation.machine import Machine
+    from maid.service.events import Events
+    from maid.steps.runner import Runner
+
+
+def exposition(
+    machine: Machine, runner: Runner, events: Events, connections: Callable[[], int], started: float
+) -> str:
+    """All metrics; `started` is the daemon's start in seconds since 1970."""
+    # Imported here: it costs 40 ms and some megabytes, and most daemons are never asked.
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    class Collector:
+        def collect(self) -> Iterable[Metric]:
+            yield from _platforms(machine)
+            yield from _keeper(machine)
+            yield from _steps(runner)
+            yield from _service(events, connections, started)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector())
+    return generate_latest(registry).decode()
+
+
+def _platforms(machine: Machine) -> Iterable[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    up = GaugeMetricFamily(
+        "maid_platform_executes",
+        "Whether the last probe of the platform worked",
+        labels=["platform", "target", "state", "via"],
+    )
+    took = GaugeMetricFamily(
+        "maid_probe_duration_seconds", "How long the last probe took", labels=["target"]
+    )
+    seen = set()
+    for status in machine.statuses():
+        up.add_metric(
+            [status.platform or "", status.target, status.state, status.via or ""],
+            float(status.state.executes),
+        )
+        if status.probe is not None and status.target not in seen:
+            seen.add(status.target)
+            took.add_metric([status.target], status.probe.ms / 1000)
+    ready = GaugeMetricFamily("maid_ready", "Whether every required platform executes")
+    ready.add_metric([], float(machine.ready()))
+    return up, took, ready
+
+
+def _keeper(machine: Machine) -> Iterable[Metric]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    counters = machine.served.keeper.counters
+    for name, value, text in (
+        ("registrations", counters.registrations, "Entries registered"),
+        ("renewals", counters.renewals, "Entries renewed without a gap"),
+        ("heals", counters.heals, "Entries that were gone or disabled and were repaired"),
+        ("removals", counters.removals, "Entries of maid's own removed"),
+        ("refusals", counters.refusals, "Registrations that the kernel refused"),
+        ("remounts", counters.remounts, "Times that binfmt_misc had to be mounted again"),
+    ):
+        family = CounterMetricFamily(f"maid_{name}", text)
+        family.add_metric([], value)
+        yield family
+    probes = CounterMetricFamily("maid_probes", "Probes executed", labels=["result"])
+    probes.add_metric(["ok"], counters.probes_ok)
+    probes.add_metric(["failed"], counters.probes_failed)
+    yield probes
+    instances = GaugeMetricFamily("maid_instances", "Instances kept")
+    instances.add_metric([], len(machine.tables))
+    yield instances
+
+
+def _steps(runner: Runner) -> Iterable[Metric]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    running = GaugeMetricFamily("maid_steps_running", "Steps that run now")
+    running.add_metric([], sum(1 for _ in runner.running()))
+    waiting = GaugeMetricFamily("maid_steps_waiting", "Requests that wait for a place")
+    waiting.add_metric([], runner.waiting())
+    ended = CounterMetricFamily("maid_steps", "Steps that have ended", labels=["outcome"])
+    for outcome, count in sorted(runner.outcomes.items()):
+        ended.add_metric([outcome], count)
+    return running, waiting, ended
+
+
+def _service(events: Events, connections: Callable[[], int], started: float) -> Iterable[Metric]:
+    import psutil
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        InfoMetricFamily,
+    )
+
+    kinds = CounterMetricFamily("maid_events", "Events by kind", labels=["kind"])
+    for kind, count in sorted(events.counts.items()):
+        kinds.add_metric([kind], count)
+    connected = GaugeMetricFamily("maid_connections", "Open connections to the socket")
+    connected.add_metric([], connections())
+    memory = GaugeMetricFamily("maid_resident_memory_bytes", "Resident memory of the daemon")
+    memory.add_metric([], psutil.Process().memory_info().rss)
+    uptime = GaugeMetricFamily("maid_uptime_seconds", "Seconds since the daemon started")
+    uptime.add_metric([], time.time() - started)
+    info = InfoMetricFamily("maid", "The daemon's version", value={"version": __version__})
+    return kinds, connected, memory, uptime, info

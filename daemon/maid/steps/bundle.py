@@ -1,0 +1,163 @@
+"""A step as an OCI runtime configuration (runtime-spec 1.0, config.json). A pure function of
+values.
+
+What a `RUN` line may expect is what Docker and BuildKit give it: the usual devices, the same
+capabilities, /proc with its dangerous parts hidden. Nothing here limits more than the process that
+starts the runtime is limited (the test machines lack CAP_SYS_RESOURCE: facts/engines.md).
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from maid.binfmt.namespace import IdRange, Mapping
+from maid.config import Network
+from maid.steps.step import Step
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+
+CAPABILITIES = [
+    f"CAP_{name}"
+    for name in [
+        "AUDIT_WRITE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "MKNOD",
+        "NET_BIND_SERVICE",
+        "NET_RAW",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
+    ]
+]
+"""Docker's default set (moby, oci/caps/defaults.go)."""
+
+MASKED = [
+    f"/proc/{name}"
+    for name in (
+        [
+            "acpi",
+            "asound",
+            "kcore",
+            "keys",
+            "latency_stats",
+            "timer_list",
+            "timer_stats",
+            "sched_debug",
+            "scsi",
+        ]
+    )
+] + ["/sys/firmware"]
+READONLY = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger")]
+"""Docker's default masked and read-only paths (moby, oci/defaults.go). Under an identity map they
+are what stands between a step and the machine's sysctls, which belong to root by id."""
+
+HOSTNAME = "maid"
+"""A fixed name, so that a build which records its host's name gives the same bytes everywhere."""
+
+
+def bundle(
+    step: Step,
+    *,
+    user_namespace: str | None,
+    mapping: Mapping | None,
+    network_namespace: str | None,
+    binds_directory: str,
+    resolver: bool,
+    terminal_group: bool,
+) -> dict[str, Json]:
+    """The config.json of `step`.
+
+    `user_namespace` is the path of the namespace to join and `mapping` its id maps, both None where
+    the step runs in the daemon's own; `network_namespace` the path of one for network none, None
+    for the machine's; bind sources lie in `binds_directory` as 0, 1, 2, …; `resolver`: give the
+    step the machine's /etc/resolv.conf; `terminal_group`: group 5 exists inside (it owns terminals
+    on Debian and most others, and devpts takes it only if it is mapped).
+    """
+    namespaces: list[Json] = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]
+    linux: dict[str, Json] = {
+        "namespaces": namespaces,
+        "maskedPaths": [*MASKED],
+        "readonlyPaths": [*READONLY],
+    }
+    if user_namespace is not None and mapping is not None:
+        namespaces.append({"type": "user", "path": user_namespace})
+        linux["uidMappings"] = _rows(mapping.uids)
+        linux["gidMappings"] = _rows(mapping.gids)
+    if network_namespace is not None:
+        namespaces.append({"type": "network", "path": network_namespace})
+    capabilities: list[Json] = [*CAPABILITIES]
+    held: dict[str, Json] = {kind: capabilities for kind in ("bounding", "effective", "permitted")}
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": HOSTNAME,
+        "root": {"path": "rootfs", "readonly": step.readonly},
+        "process": {
+            "terminal": False,
+            "user": {"uid": step.user, "gid": step.group, "umask": 0o022},
+            "args": [*step.command],
+            "env": [f"{key}={value}" for key, value in step.full_environment().items()],
+            "cwd": step.cwd,
+            "capabilities": held if step.user == 0 else {"bounding": capabilities},
+            "noNewPrivileges": False,
+        },
+        "mounts": _mounts(step, network_namespace, binds_directory, resolver, terminal_group),
+        "linux": linux,
+    }
+
+
+def _rows(ranges: tuple[IdRange, ...]) -> list[Json]:
+    return [{"containerID": row.inside, "hostID": row.outside, "size": row.count} for row in ranges]
+
+
+def _mounts(
+    step: Step,
+    network_namespace: str | None,
+    binds_directory: str,
+    resolver: bool,
+    terminal_group: bool,
+) -> list[Json]:
+    def mount(destination: str, kind: str, source: str, options: str) -> dict[str, Json]:
+        return {
+            "destination": destination,
+            "type": kind,
+            "source": source,
+            "options": [*options.split(",")],
+        }
+
+    terminals = "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620"
+    mounts = [
+        mount("/proc", "proc", "proc", "nosuid,noexec,nodev"),
+        mount("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
+        mount("/dev/pts", "devpts", "devpts", terminals + (",gid=5" if terminal_group else "")),
+        mount("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=67108864"),
+    ]
+    if network_namespace is None:
+        # sysfs shows the network namespace it is mounted in, and may be mounted only by its owner.
+        mounts.append(mount("/sys", "none", "/sys", "rbind,nosuid,noexec,nodev,ro"))
+    else:
+        mounts.append(mount("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"))
+    if resolver and step.network is Network.HOST and not step.readonly:
+        source = "/etc/resolv.conf"
+        mounts.append(mount(source, "none", source, "bind,ro,nosuid,noexec,nodev"))
+    mounts += [
+        mount(
+            path, "tmpfs", "tmpfs", "nosuid,nodev,mode=1777" if path == "/tmp" else "nosuid,nodev"
+        )
+        for path in step.tmpfs
+    ]
+    mounts += [
+        mount(
+            bind.destination,
+            "none",
+            f"{binds_directory}/{number}",
+            "rbind,ro" if bind.readonly else "rbind",
+        )
+        for number, bind in enumerate(step.binds)
+    ]
+    return [*mounts]
