@@ -149,10 +149,12 @@ class Bench:
         arguments: tuple[str, ...],
         argv: tuple[bytes, ...] = (b"./interpreter", b"one", b"", b"three"),
         environment: dict[str, str] | None = None,
+        flags: tuple[str, ...] = (),
     ) -> tuple[Start, Start]:
         """How the plain interpreter and the copy with `arguments` found themselves."""
         environment = {"HOME": "/", "EMPTY": ""} if environment is None else environment
-        original = compiled.program("stack.c", machine, *RAW, *compiled.linked(machine, static_pie))
+        linked = compiled.linked(machine, static_pie)
+        original = compiled.program("stack.c", machine, *RAW, *flags, *linked)
         plain, baked = (
             Start.parse(self.execute(each, machine, list(argv), environment), machine)
             for each in (original, self.copy(original, arguments, machine))
@@ -255,6 +257,14 @@ ctypes.CDLL(None).execve(os.fsencode(sys.argv[1]), nothing, nothing)
 
 
 @KINDS
+def test_a_guarded_interpreter_is_entered_where_it_may_be(bench: Bench, static_pie: bool) -> None:
+    """Branch target identification: the front's segment is guarded with the rest of the program."""
+    flags = ("-mbranch-protection=bti",)
+    plain, baked = bench.starts("aarch64", static_pie, MODEL, flags=flags)
+    check(plain, baked, tuple(each.encode() for each in MODEL), "aarch64")
+
+
+@KINDS
 def test_an_empty_argv_starts_too(bench: Bench, static_pie: bool) -> None:
     machine = compiled.HOST
     original = compiled.program("stack.c", machine, *RAW, *compiled.linked(machine, static_pie))
@@ -340,12 +350,8 @@ def test_a_c_library_finds_all_it_needs(bench: Bench, machine: str, static_pie: 
 @MACHINES
 def test_the_compiled_front_is_what_bake_takes_it_for(bench: Bench, machine: str) -> None:
     code = bench.front(machine).read_bytes()
-    other = compiled.program(
-        "stack.c",
-        {"x86_64": "aarch64", "aarch64": "x86_64"}[machine],
-        *RAW,
-        *compiled.linked({"x86_64": "aarch64", "aarch64": "x86_64"}[machine], True),
-    )
+    foreign = {"x86_64": "aarch64", "aarch64": "x86_64"}[machine]
+    other = compiled.program("stack.c", foreign, *RAW, *compiled.linked(foreign, True))
     assert len(code) <= 4096
     with pytest.raises(BakeError, match="the front is for"):
         bench.copy(other, MODEL, machine)

@@ -40,6 +40,7 @@ static long call(word number, word a, word b, word c)
 #define NR_exit		93
 __asm__(".globl _start\n"
 	"_start:\n"
+	"	hint	#34\n"	/* bti c, as the C libraries' _start has it */
 	"	sub	sp, sp, #256\n"
 	"	stp	x0, x1, [sp]\n"
 	"	stp	x2, x3, [sp, #16]\n"
