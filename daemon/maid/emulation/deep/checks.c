@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -127,7 +126,8 @@ static void threads(void)
 
 static volatile sig_atomic_t caught, caught_pid, on_stack;
 static void *volatile fault;
-static sigjmp_buf recover;
+static char *page;
+static long page_size;
 static char stack[65536];
 
 static void on_signal(int number, siginfo_t *info, void *context)
@@ -138,8 +138,10 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	caught_pid = info->si_pid;
 	on_stack = &here >= stack && &here < stack + sizeof stack;
 	if (number == SIGSEGV) {
+		if (fault) /* The second time nothing was mended: end by the default action. */
+			signal(SIGSEGV, SIG_DFL);
 		fault = info->si_addr;
-		siglongjmp(recover, 1);
+		mprotect(page, page_size, PROT_READ | PROT_WRITE);
 	}
 }
 
@@ -182,17 +184,19 @@ static void signals(void)
 		fail("a signal did not interrupt read");
 	REQUIRE(caught == SIGALRM, "no SIGALRM");
 
-	/* A fault, handled on a stack of its own, and left by siglongjmp. */
+	/* A fault, handled on a stack of its own and mended there: the write is done again and succeeds. */
 	stack_t other = { .ss_sp = stack, .ss_size = sizeof stack };
 	REQUIRE(sigaltstack(&other, 0) == 0, "sigaltstack");
-	char *page = mmap(0, sysconf(_SC_PAGESIZE), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	page_size = sysconf(_SC_PAGESIZE);
+	page = mmap(0, page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	REQUIRE(page != MAP_FAILED, "mmap");
 	handle(SIGSEGV, SA_ONSTACK);
-	if (!sigsetjmp(recover, 1)) {
-		*(volatile char *)(page + 5) = 1;
-		fail("a write to a read-only page did nothing");
-	}
-	REQUIRE(fault == page + 5, "SIGSEGV was told another address");
+	*(volatile char *)(page + 5) = 1;
+	REQUIRE(caught == SIGSEGV, "a write to a read-only page did nothing");
+	REQUIRE(page[5] == 1, "a write that was mended by a handler is lost");
+	/* To the page: s390 machines report no more (Principles of Operation, translation-exception id). */
+	REQUIRE((char *)((uintptr_t)fault & -page_size) == page,
+		"SIGSEGV was told another address");
 	REQUIRE(on_stack, "the handler did not run on the alternate stack");
 
 	/* From a child to its parent. */
