@@ -13,10 +13,9 @@ can compile for.
   (relocations) is what executes. It does not prove that glibc's or musl's own loader works, nor
   thread-local storage in libraries: zig brings no loader.
 
-Compiling takes about half a minute of CPU for each target, nearly all of it for musl, so the
-results are kept under the state directory, keyed by everything that determines them. This module
-builds, lays out, and judges; who executes the commands, and in which namespace, is the caller's
-business.
+Compiling takes some 45 s of CPU for each target, nearly all of it for musl, so the results are kept
+under the state directory, keyed by everything that determines them. This module builds, lays out,
+and judges; who executes the commands, and in which namespace, is the caller's business.
 """
 
 from __future__ import annotations
