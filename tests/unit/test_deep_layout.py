@@ -2,7 +2,10 @@
 explained."""
 
 import errno
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,34 @@ def test_with_one_user_id_what_needs_two_is_left_out(
     prepared = prepare(tmp_path / "root", built, flags=None)
     assert set(prepared.skipped) == {"setuid", "unreadable"}
     assert not list((tmp_path / "root").glob(".*")), "no temporary file may stay"
+
+
+def test_where_the_kernel_ignores_setuid_it_is_left_out(
+    built: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_ids(monkeypatch)
+
+    class NoSuid:
+        f_flag = os.ST_NOSUID
+
+    monkeypatch.setattr("os.statvfs", lambda path: NoSuid)
+    prepared = prepare(tmp_path / "root", built, flags=None)
+    assert set(prepared.skipped) == {"setuid"}
+    assert "nosuid" in prepared.skipped["setuid"]
+
+
+def test_under_no_new_privs_setuid_is_left_out(built: Programs, tmp_path: Path) -> None:
+    """In a process of its own: no_new_privs cannot be taken back."""
+    program = (
+        "import ctypes, sys; from pathlib import Path; from maid.emulation import deep\n"
+        "from maid.emulation.targets import TARGETS\n"
+        "assert ctypes.CDLL(None).prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS\n"
+        "built = deep.Programs(TARGETS['arm'], Path(sys.argv[1]))\n"
+        "print(deep.prepare(Path(sys.argv[2]), built, flags=None).skipped['setuid'])\n"
+    )
+    arguments = [sys.executable, "-c", program, built.directory, tmp_path / "root"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert "no_new_privs" in done.stdout, done.stderr
 
 
 def test_what_is_laid_out_has_the_modes_the_checks_need(

@@ -405,7 +405,8 @@ def prepare(
     tests of flags that the entry has not are left out. `caller` and `owner` are ids in the
     namespace in which the commands are executed; `owner_outside` is the owner's id where this
     function runs, if it is another. Where the owner cannot be set (a namespace with one id), the
-    tests that need a second user are left out. Raises OSError when the directory cannot be written.
+    tests that need a second user are left out, and where the kernel would ignore set-user-ID
+    (nosuid, no_new_privs) the test of it. Raises OSError when the directory cannot be written.
     """
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     directory.chmod(0o755)
@@ -414,6 +415,8 @@ def prepare(
     _place(directory, "script", b"#!/checks script\n", 0o755)
     checks = (built.directory / "checks").read_bytes()
     skipped: dict[str, str] = {}
+    if why := _setuid_ignored(directory):
+        skipped["setuid"] = why
     try:
         _place(directory, "unreadable", checks, 0o711)
         uid = owner if owner_outside is None else owner_outside
@@ -421,7 +424,7 @@ def prepare(
         _place(directory, "setuid", checks, 0o4755, uid)
     except PermissionError:
         for name in ("setuid", "unreadable"):
-            skipped[name] = "there is no second user id in this namespace"
+            skipped.setdefault(name, "there is no second user id in this namespace")
 
     # Each test's path to execute, its arguments, argv[0], user and answer.
     ok = {test.name: f"{test.name}: ok\n" for test in _TESTS}
@@ -446,6 +449,16 @@ def prepare(
             argv, argv0, uid, output = ways[test.name]
             commands.append(Command(test, argv, argv0, uid, output.encode()))
     return Prepared(tuple(commands), skipped)
+
+
+def _setuid_ignored(directory: Path) -> str:
+    """Return why no set-user-ID program in `directory` would work, whoever runs it, or ""."""
+    if os.statvfs(directory).f_flag & os.ST_NOSUID:
+        return f"{directory} is on a file system that is mounted nosuid"
+    status = Path("/proc/self/status").read_text()
+    if "\nNoNewPrivs:\t1\n" in status:
+        return "this process runs under no_new_privs, which its children inherit"
+    return ""
 
 
 def _implied(flags: str) -> set[str]:
