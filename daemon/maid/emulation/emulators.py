@@ -121,11 +121,6 @@ def choose(
     }
 
 
-def places_to_watch(choices: Iterable[Choice]) -> set[str]:
-    """The directories in which a package upgrade would change an interpreter that is in use."""
-    return {os.path.dirname(offer.interpreter.path) for c in choices for offer in c.offers}
-
-
 def _choose(
     target: Target, candidates: list[Interpreter], config: Config, cpu: str | None
 ) -> Choice:
@@ -142,8 +137,8 @@ def _choose(
         return Choice(
             target,
             (),
-            f"{best.path} is a dynamic program: it cannot serve containers, so it is not registered;"
-            f" install a static one (Debian: {_package()})",
+            f"{best.path} is a dynamic program, which cannot serve containers, so it is not"
+            f" registered; install a static one (Debian: {_package()})",
         )
     credentials = target.credentials if settings.credentials is None else settings.credentials
     flags = _flags(best, credentials)

@@ -90,7 +90,8 @@ class Kept:
     last probe and `fingerprint` the arrangement of entries it was for; `serving`: the entry that
     catches the target's programs, `owner` whose it is ("maid", "other", None); `reason`: why it is
     not as it should be, or what there is to know; `newer` names the foreign entries that catch the
-    same programs and were registered after ours (the kernel tries the newest first).
+    same programs and were registered after ours (the kernel tries the newest first),
+    `adopted` those that served while nothing of ours did.
     """
 
     choice: Choice
@@ -105,6 +106,7 @@ class Kept:
     held_until: float = 0.0
     heals: int = 0
     newer: frozenset[str] = frozenset()
+    adopted: frozenset[str] = frozenset()
     patience: Patience = field(default_factory=Patience)
     probing: asyncio.Task[None] | None = None
 
@@ -351,6 +353,7 @@ class Keeper:
             others=others,
             newer=tuple(entry for entry in others if entry.name in kept.newer),
             taken=frozenset(table),
+            avoided=kept.adopted,
             verdict=verdict,
             prefer=self._prefer,
             reranked=kept.reranked == self._fingerprint(kept, table),
@@ -499,6 +502,8 @@ class Keeper:
         kept.serving = first[-1] if first else None
         kept.owner = None if not first else "other" if first[-1] in others else "maid"
         kept.offer = self._offer_behind(kept)
+        if kept.owner == "other":
+            kept.adopted = frozenset(entry.name for entry in others)
         if fingerprint == kept.fingerprint and kept.result is not None:
             return
         kept.result, kept.fingerprint = None, None

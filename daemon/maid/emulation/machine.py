@@ -12,8 +12,10 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from maid import kernel
 from maid.binfmt import namespace
@@ -22,7 +24,7 @@ from maid.binfmt.namespace import Mapping, NamespaceError, Pinned
 from maid.config import Config, Prefer, Scope
 from maid.emulation import emulators
 from maid.emulation.emulators import Choice
-from maid.emulation.interpreters import IdentityCache
+from maid.emulation.interpreters import IdentityCache, search_places
 from maid.emulation.keeper import Emit, Keeper, Kept
 from maid.emulation.ledger import Ledger
 from maid.emulation.probes import Prober, ProbeResult
@@ -38,13 +40,23 @@ ROOT = "root"
 """The key of the pinned instance with an identity map: root's steps, and the private scope."""
 
 
+QUIET = 0.5
+"""Seconds without a change in the interpreters' directories before they are looked at again."""
+
+INTERPRETERS = ("qemu-", "buildkit-qemu-", "box64", "box32", "FEXInterpreter", "rosetta")
+"""How the files begin whose coming and going is of interest; a directory of programs has many
+more."""
+
+
 @dataclass
 class Table:
-    """One instance with its keeper; `pinned` is None for the host's own."""
+    """One instance with its keeper; `pinned` is None for the host's own; `cpu` has the CPU models
+    it was made for, by target's name."""
 
     key: str
     keeper: Keeper
     pinned: Pinned | None
+    cpu: dict[str, str] = field(default_factory=dict)
 
     @property
     def instance(self) -> Instance:
@@ -128,6 +140,25 @@ class Machine:
             self._refreshing.cancel()
         if self._refresh_task:
             self._refresh_task.cancel()
+        if self.scope is Scope.PRIVATE:
+            self._leave_nothing()
+
+    def _leave_nothing(self) -> None:
+        """After `release`, a private daemon's runtime directory serves nobody: take it away."""
+        runtime = self.config.paths.runtime
+        if any(list(table.keeper.ledger) for table in self.tables.values()):
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if os.listdir(runtime / "steps"):
+                return
+        for table in self.tables.values():
+            if table.pinned is not None:
+                table.pinned.release()
+        for name in ("instances", "ledger", "probes", "steps"):
+            shutil.rmtree(runtime / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (runtime / "lock").unlink()
+            runtime.rmdir()
 
     def release(self, keep: Iterable[str] = ()) -> list[str]:
         """Remove what the ledgers hold and unpin every instance whose key is not in `keep`.
@@ -176,22 +207,18 @@ class Machine:
         In a new instance nothing can catch them; where there is none, an entry of another's could,
         so what such an entry catches counts as emulated.
         """
-        user = pinned.open_user() if pinned is not None and not pinned.instance.names() else -1
+        user = pinned.open_user() if pinned is not None else -1
+        entries = (pinned.instance if pinned else Instance(HOST_PATH)).entries().values()
         try:
             for name in family_of_host():
                 target = TARGETS[name]
-                caught = user < 0 and name != self._own and self._caught(target, pinned)
-                if caught or (target.probe is None):
-                    continue
-                self.natives[name] = await self._prober.probe(target, user)
+                program = target.probe
+                caught = program and any(entry.catches(program) for entry in entries)
+                if program is not None and (name == self._own or not caught):
+                    self.natives[name] = await self._prober.probe(target, user)
         finally:
             if user >= 0:
                 os.close(user)
-
-    def _caught(self, target: Target, pinned: Pinned | None) -> bool:
-        instance = pinned.instance if pinned is not None else Instance(HOST_PATH)
-        entries = instance.entries().values()
-        return any(entry.catches(target.probe or b"") for entry in entries)
 
     # Instances ----------------------------------------------------------------------------------
 
@@ -276,6 +303,7 @@ class Machine:
         ids = mapping or namespace.identity()
         pinned = namespace.take_up(directory, ids) or namespace.create(directory, ids)
         table = self._table(key, pinned.instance, pinned)
+        table.cpu = cpu
         table.keeper.start(choices, wanted)
         await table.keeper.settle()
         self.tables[key] = table
@@ -286,28 +314,29 @@ class Machine:
     def _watch_interpreters(self) -> None:
         """Be told when a package upgrade replaces an interpreter (rule: renew without a gap)."""
         loop = asyncio.get_running_loop()
-        watched = set(self._files.values())
-        for place in emulators.places_to_watch(self.choices.values()) - watched:
+        events = kernel.IN_CLOSE_WRITE | kernel.IN_MOVED_TO | kernel.IN_DELETE
+        places = {str(place if place.is_dir() else place.parent) for place in self._places()}
+        for place in places - set(self._files.values()):
             with contextlib.suppress(OSError):
-                descriptor = kernel.inotify(
-                    place, kernel.IN_CLOSE_WRITE | kernel.IN_MOVED_TO | kernel.IN_DELETE
-                )
+                descriptor = kernel.inotify(place, events)
                 self._files[descriptor] = place
                 loop.add_reader(descriptor, self._on_file, descriptor)
 
+    def _places(self) -> list[Path]:
+        used = [offer.interpreter.path for c in self.choices.values() for offer in c.offers]
+        return [*search_places(self.config), *used]
+
     def _on_file(self, descriptor: int) -> None:
-        place = self._files[descriptor]
-        names = {
-            os.path.basename(o.interpreter.path) for c in self.choices.values() for o in c.offers
-        }
-        changed = [e.name for e in kernel.inotify_events(descriptor) if e.name in names]
+        names = {event.name for event in kernel.inotify_events(descriptor)}
+        used = {o.interpreter.path.name for c in self.choices.values() for o in c.offers}
+        changed = [name for name in names if name in used or name.startswith(INTERPRETERS)]
         if not changed:
             return
-        log.info("%s changed in %s", ", ".join(sorted(set(changed))), place)
+        log.info("%s changed in %s", ", ".join(sorted(changed)), self._files[descriptor])
         if self._refreshing:
             self._refreshing.cancel()
         # A package manager replaces many files one after another: wait until it is quiet.
-        self._refreshing = asyncio.get_running_loop().call_later(0.5, self._begin_refresh)
+        self._refreshing = asyncio.get_running_loop().call_later(QUIET, self._begin_refresh)
 
     def _begin_refresh(self) -> None:
         self._refreshing = None
@@ -322,8 +351,17 @@ class Machine:
         self.choices = await asyncio.to_thread(emulators.choose, targets, self.config, self._cache)
         self._watch_interpreters()
         for table in list(self.tables.values()):
-            if "+" not in table.key:
+            if not table.cpu:
                 table.keeper.update(self.choices, self.wanted())
+                continue
+            choices = await asyncio.to_thread(
+                emulators.choose,
+                [TARGETS[name] for name in table.cpu],
+                self.config,
+                self._cache,
+                table.cpu,
+            )
+            table.keeper.update(choices, list(table.cpu))
         await self.served.keeper.settle()
         self._emit("refreshed", "", "interpreters were looked for again")
 

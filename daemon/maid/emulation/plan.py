@@ -75,8 +75,10 @@ class Situation:
     those that failed. `mine`: our records that the table holds unchanged, with what it shows.
     `lost`: names of records that the table holds no longer. `others`: enabled entries of somebody
     else's that catch the target's programs, the newer ones (registered after ours) in `newer`.
-    `taken`: every name in the table. `reranked`: ours was made the newest for this arrangement
-    already, which did not help.
+    `taken`: every name in the table; `avoided`: names under which somebody else's entry served
+    until it went, and may be about to come back (systemd-binfmt empties the table and fills it
+    again, and fails where a name is taken). `reranked`: ours was made the newest for this
+    arrangement already, which did not help.
     """
 
     target: str
@@ -87,6 +89,7 @@ class Situation:
     others: tuple[Entry, ...]
     newer: tuple[Entry, ...]
     taken: frozenset[str]
+    avoided: frozenset[str]
     verdict: Verdict
     prefer: Prefer
     reranked: bool = False
@@ -128,7 +131,10 @@ def _begin(now: Situation) -> list[Action]:
     if now.others and now.prefer is Prefer.ADOPT and now.verdict is not Verdict.FAILS:
         # Works: adopted. Unknown: the probe comes first.
         return []
-    name = name_for(now.target, now.taken)
+    for name in now.lost:
+        if name not in now.taken and not name.endswith(NEXT):
+            return [Register(now.offers[0], name, healing=True)]
+    name = name_for(now.target, now.taken | now.avoided)
     return [Register(now.offers[0], name, healing=bool(now.lost))]
 
 

@@ -222,8 +222,8 @@ def _explain(target: Target, ran: Run, caught: Caught) -> tuple[Cause, str]:
     if ran.errno == errno.ENOENT and entry is not None:
         if "F" not in entry.flags:
             return Cause.NOT_FIXED, (
-                f"no such file or directory: entry {entry.name} lacks the flag F, so its interpreter"
-                f" {entry.interpreter} is looked for inside the container"
+                f"no such file or directory: entry {entry.name} lacks the flag F, so its"
+                f" interpreter {entry.interpreter} is looked for inside the container"
             )
         if caught.static is False:
             return Cause.DYNAMIC, (
@@ -232,7 +232,8 @@ def _explain(target: Target, ran: Run, caught: Caught) -> tuple[Cause, str]:
             )
         return Cause.DYNAMIC, (
             f"no such file or directory: entry {entry.name} has F, so its interpreter"
-            f" {entry.interpreter} is probably a dynamic program whose loader is not inside the container"
+            f" {entry.interpreter} is probably a dynamic program whose loader is not inside the"
+            " container"
         )
     if ran.errno == errno.ELOOP:
         return Cause.REFUSED, (

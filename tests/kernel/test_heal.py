@@ -1,0 +1,171 @@
+"""emulation/keeper.py: what somebody else undoes is whole again, and a fight has an end."""
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+from keeping import Kept, choices, configuration, execute, keeping
+
+from maid import kernel
+from maid.emulation.emulators import Choice
+from maid.emulation.keeper import Patience
+from maid.emulation.targets import PROBE_STATUS
+
+
+def found(tmp_path: Path, *names: str) -> dict[str, Choice]:
+    return choices(configuration(tmp_path), names or ("aarch64", "s390x", "riscv64"))
+
+
+def write(kept: Kept, file: str, text: str) -> None:
+    """As another program does it: through the file system, without maid."""
+    Path(kept.pinned.binfmt, file).write_text(text)
+
+
+async def whole_again(kept: Kept, tmp_path: Path) -> None:
+    await kept.until(lambda: len(kept.table()) == len(kept.choices), "every entry is back")
+    await kept.until_ready()
+    for name in kept.choices:
+        assert execute(kept.pinned, tmp_path / "probes" / name).returncode == PROBE_STATUS
+
+
+def test_a_removed_entry_is_back_and_works(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path)) as kept:
+            write(kept, "qemu-s390x", "-1")
+            await whole_again(kept, tmp_path)
+            assert kept.kinds("s390x").count("healed") == 1
+            assert kept.kinds("aarch64").count("healed") == 0
+            assert kept.keeper.counters.heals == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_disabled_entry_is_enabled(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path)) as kept:
+            write(kept, "qemu-aarch64", "0")
+            await kept.until(lambda: kept.table()["qemu-aarch64"].enabled, "it is enabled")
+            await whole_again(kept, tmp_path)
+            assert kept.keeper.counters.registrations == 3  # enabled, not registered anew
+
+    asyncio.run(scenario())
+
+
+def test_a_flushed_table_is_whole_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path)) as kept:
+            write(kept, "status", "-1")
+            await whole_again(kept, tmp_path)
+
+    asyncio.run(scenario())
+
+
+def test_a_table_that_was_switched_off_is_on_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path)) as kept:
+            write(kept, "status", "0")
+            await kept.until(kept.pinned.instance.enabled, "the table is on")
+            await whole_again(kept, tmp_path)
+
+    asyncio.run(scenario())
+
+
+def test_an_unmounted_instance_is_mounted_again_with_its_entries(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path)) as kept:
+            kernel.detach(kept.pinned.binfmt)
+            assert not kept.pinned.instance.mounted()
+            await kept.until(kept.pinned.instance.mounted, "it is mounted")
+            await whole_again(kept, tmp_path)
+            # The keeper's own mount kept the table alive: nothing had to be registered anew.
+            assert kept.keeper.counters.registrations == 3
+            write(kept, "qemu-aarch64", "-1")  # and the new mount is watched too
+            await whole_again(kept, tmp_path)
+
+    asyncio.run(scenario())
+
+
+def test_an_instance_that_is_gone_altogether_is_made_anew(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path)) as kept:
+            kernel.detach(kept.pinned.user)
+            kernel.detach(kept.pinned.binfmt)
+            await kept.until(kept.pinned.alive, "namespace and table are pinned")
+            await whole_again(kept, tmp_path)
+
+    asyncio.run(scenario())
+
+
+def test_a_hundred_removals_in_a_row_are_all_healed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path, "aarch64")) as kept:
+            for _ in range(100):
+                write(kept, "qemu-aarch64", "-1")
+                await kept.until(lambda: "qemu-aarch64" in kept.table(), "it is back")
+            await whole_again(kept, tmp_path)
+            assert kept.keeper.counters.heals == 100
+
+    asyncio.run(scenario())
+
+
+def test_a_fight_is_backed_off_from_said_and_won_when_the_other_stops(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path, "aarch64")) as kept:
+            state = kept.keeper.kept["aarch64"]
+            state.patience = Patience(burst=20, refill=0.01)
+            stop = threading.Event()
+
+            def fight() -> None:
+                entry = Path(kept.pinned.binfmt, "qemu-aarch64")
+                while not stop.is_set():
+                    try:
+                        entry.write_text("-1")
+                    except OSError:
+                        time.sleep(0.001)
+
+            fighter = threading.Thread(target=fight)
+            fighter.start()
+            try:
+                await kept.until(lambda: "contended" in kept.kinds("aarch64"), "it is said")
+                assert "keeps removing" in state.reason
+                before = kept.keeper.counters.heals
+                await asyncio.sleep(0.5)
+                assert kept.keeper.counters.heals - before <= 1  # it waits now
+            finally:
+                stop.set()
+                fighter.join()
+            await kept.until(lambda: "qemu-aarch64" in kept.table(), "it is repaired at last")
+            await whole_again(kept, tmp_path)
+
+    asyncio.run(scenario())
+
+
+def test_patience_doubles_and_comes_back() -> None:
+    patience = Patience(burst=2, refill=0.0)
+    assert [patience.ask() for _ in range(6)] == [0.0, 0.0, 1.0, 2.0, 4.0, 8.0]
+    for _ in range(10):
+        longest = patience.ask()
+    assert longest == 60.0
+    assert patience.in_last_minute() == 16
+
+
+def test_nothing_wakes_the_keeper_while_nothing_happens(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path)) as kept:
+            await kept.until_ready()
+            passes = 0
+            reconcile = kept.keeper.reconcile
+
+            def counted(why: str) -> None:
+                nonlocal passes
+                passes += 1
+                reconcile(why)
+
+            kept.keeper.reconcile = counted  # type: ignore[method-assign]
+            await asyncio.sleep(0.3)
+            quiet = passes
+            await asyncio.sleep(1.0)
+            assert passes == quiet
+
+    asyncio.run(scenario())
