@@ -55,8 +55,14 @@ int main(int argc, char **argv)
         for (;;)
             if (puts("much ado about nothing") < 0)
                 return 0;
+    case 'd':                       /* say it all, and stay */
+        fputs(text, stdout);
+        fclose(stdout);
+        fclose(stderr);
+        mode = 'h';
+        /* fall through */
     case 'c':                       /* a child that keeps the pipe */
-        if (fork() == 0)
+        if (mode == 'c' && fork() == 0)
             pause();
         /* fall through */
     case 'h':                       /* hang; say who we are */
@@ -274,10 +280,10 @@ def living(group: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("mode", ["h", "c"])
+@pytest.mark.parametrize("mode", ["h", "c", "d"])
 def test_one_that_hangs_is_refused_and_nothing_of_it_is_left(pretend, monkeypatch, mode) -> None:
     monkeypatch.setattr(identity, "VERSION_TIMEOUT", 0.5)
-    path = pretend("qemu-arm", mode=mode)
+    path = pretend("qemu-arm", says("arm", "9.2.0"), mode)
     started = time.monotonic()
     is_refused(identify(path), "did not answer --version within 0.5 s")
     assert time.monotonic() - started < 5
@@ -547,6 +553,18 @@ def test_a_changed_program_is_identified_anew(pretend, alone, tmp_path, runs) ->
         [interpreter] = identify_all([TARGETS["arm"]], config, again)["arm"]
         assert interpreter.version == (10, 0, 0)
     assert len(runs) == 2
+
+
+@pytest.mark.parametrize("seconds", [-1, 1])
+def test_another_time_of_change_is_another_program(pretend, alone, tmp_path, runs, seconds) -> None:
+    path = pretend("bin/qemu-arm-static", says("arm", "9.2.1"))
+    config, cache = configured(tmp_path / "bin"), IdentityCache(tmp_path / "state")
+    identify_all([TARGETS["arm"]], config, cache)
+    modified = path.stat().st_mtime_ns + seconds * 10**9
+    os.utime(path, ns=(modified, modified))
+    [interpreter] = identify_all([TARGETS["arm"]], config, cache)["arm"]
+    assert interpreter.mtime_ns == modified
+    assert runs == [path, path]
 
 
 @pytest.mark.parametrize(
