@@ -185,7 +185,9 @@ def installers(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
 def socket(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
     """The socket: there, listened at, and open to this user."""
     path = str(config.socket.path)
-    start = ENABLE if scope is Scope.HOST else "maid daemon --scope private"
+    start = ENABLE if systemd_runs(place) else "maid daemon --scope host"
+    if scope is Scope.PRIVATE:
+        start = "maid daemon --scope private"
     found = place.status(path)
     if found is None:
         if place.status(config.socket.path.parent) is None and place.exists(

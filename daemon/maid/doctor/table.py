@@ -304,8 +304,8 @@ def _stale(found: list[Row], place: Place) -> Iterator[Finding]:
             "entries",
             f"{_shown(stale)} was registered before its interpreter was last changed: an upgrade"
             " takes effect only when the entry is registered again",
-            "maid renews its own by itself (maid reload, if the daemon was not there); others':"
-            " restart whoever registered them",
+            "maid renews its own by itself (after a time without the daemon: systemctl restart"
+            " maid); others': restart whoever registered them",
         )
 
 
@@ -318,12 +318,14 @@ def _rivals(found: list[Row]) -> Iterator[Finding]:
         if len(those) < 2 or key in seen:
             continue
         seen.add(key)
-        last = max(those, key=lambda row: row.registered)
+        latest = max(row.registered for row in those)
+        # The kernel's clock for files ticks every few milliseconds: several may be the last.
+        last = [row for row in those if row.registered == latest]
         message = (
             f"{_shown(those)} catch the same programs ({target}); the kernel asks the one that was"
-            f" registered last, {last.entry.name}"
+            f" registered last{', ' + last[0].entry.name if len(last) == 1 else ''}"
         )
-        if last.owner == MAID:
+        if {row.owner for row in last} == {MAID}:
             yield note("entries", message)
         else:
             yield warning(
