@@ -4,6 +4,8 @@ import gzip
 import os
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -758,7 +760,7 @@ TROUBLES = [
         "entry from an image",
         table.entries,
         "note",
-        "arm64 (a container image) came by a container image's installer: gone after a reboot",
+        "arm64 (a container image) came with a container's image, which flag F keeps open",
         "systemctl enable maid",
         entry("arm64", interpreter="/usr/bin/qemu-aarch64", flags="F"),
     ),
@@ -766,7 +768,7 @@ TROUBLES = [
         "entry by hand",
         table.entries,
         "note",
-        "mine (somebody unknown) came by hand, or a script",
+        "mine (somebody unknown) came by hand or by a script: gone after a reboot",
         "systemctl enable maid",
         several(lambda made: made.remove(f"{BINFMT}/qemu-aarch64"), entry("mine")),
     ),
@@ -1590,6 +1592,14 @@ def test_a_check_that_fails_is_a_finding(made: Made, monkeypatch) -> None:
     assert "ZeroDivisionError: by zero" in second.message
 
 
+def test_an_unknown_machine_is_said_in_words(made: Made) -> None:
+    seen = examine(Config(), HOST, made.place(machine="vax"))
+    assert [each for each in seen if "check failed" in each.message] == []
+    assert any(
+        each.subject == "interpreters" and "no target describes" in each.message for each in seen
+    )
+
+
 def test_what_may_not_be_read_is_a_finding_that_says_so(made: Made, monkeypatch) -> None:
     real = os.open
 
@@ -1636,6 +1646,37 @@ def test_this_machine_is_examined_quickly_and_nothing_is_written(scope: Scope, t
     assert (state.stat().st_mtime_ns if state.exists() else None, os.listdir("/run")) == before
     assert [each for each in seen if "check failed" in each.message] == []
     assert {"kernel", "interpreters", "cgroups", "space"} <= {each.subject for each in seen}
+
+
+def test_an_ordinary_user_is_told_and_not_failed(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("whoever runs this is one: the test above")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+
+    def nobody(program: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program],
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            cwd="/",
+            env={"PATH": f"{closed}:/usr/bin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    if nobody("import maid").returncode:
+        pytest.skip("an ordinary user cannot read this checkout")
+    done = nobody(
+        "from maid.config import *; from maid.doctor import *\n"
+        "for each in examine(load(), Scope.HOST): print(each.subject, each.message)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "check failed" not in done.stdout
+    assert "subordinate ids" in done.stdout
 
 
 @pytest.mark.skipif(

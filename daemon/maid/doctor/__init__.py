@@ -12,6 +12,7 @@ from maid.doctor import machine, programs, resources, services, surroundings, ta
 from maid.doctor.findings import Finding, Level, note, warning
 from maid.doctor.place import CannotLook, Place
 from maid.doctor.reported import from_status
+from maid.errors import MaidError
 
 __all__ = ["Finding", "Level", "Place", "examine", "from_status"]
 
@@ -74,6 +75,8 @@ def _made(check: Check, config: Config, scope: Scope, place: Place) -> Iterator[
     except CannotLook as error:
         hint = "run it as root: sudo maid doctor" if place.uid else "is this a sandbox?"
         yield note(subject, f"this could not be looked at: {error}", hint)
+    except MaidError as error:
+        yield warning(subject, error.message, error.hint or "maid --help")
     except Exception as error:  # a doctor that dies of one odd file helps nobody
         yield warning(
             subject,

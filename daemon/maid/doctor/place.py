@@ -138,7 +138,7 @@ class Place:
         path = self.environ.get("PATH", "").split(":")
         for directory in (*path, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"):
             file = self.at(f"{directory}/{name}")
-            if directory.startswith("/") and file.is_file() and os.access(file, os.X_OK):
+            if directory.startswith("/") and os.path.isfile(file) and os.access(file, os.X_OK):
                 return f"{directory}/{name}"
         return ""
 
@@ -156,7 +156,7 @@ class Place:
     def nearest(self, path: str | Path) -> str:
         """`path`, or the nearest directory above it that is there."""
         here = Path(path)
-        while not self.at(here).exists() and here != here.parent:
+        while not os.path.exists(self.at(here)) and here != here.parent:
             here = here.parent
         return str(here)
 

@@ -14,7 +14,7 @@ from maid import elf
 from maid.binfmt.entry import Entry, EntryError, parse
 from maid.config import Config, Prefer, Scope
 from maid.doctor.findings import Finding, listed, note, ok, problem, warning
-from maid.doctor.owners import LASTING, MAID, UNKNOWN, Owners
+from maid.doctor.owners import IMAGE, LASTING, MAID, Owners
 from maid.doctor.place import BINFMT, CannotLook, Mount, Place
 from maid.emulation.targets import TARGETS, Target, family_of_host
 from maid.errors import MaidError
@@ -340,14 +340,20 @@ def _passing(found: list[Row], scope: Scope) -> Iterator[Finding]:
     """Entries that nobody will register again after a reboot."""
     if scope is Scope.PRIVATE:
         return
-    passing = [row for row in found if row.owner not in LASTING]
-    if passing:
-        who = (
-            "a container image's installer" if passing[0].owner != UNKNOWN else "hand, or a script"
-        )
+    images = [row for row in found if row.owner == IMAGE]
+    if images:
         yield note(
             "entries",
-            f"{_shown(passing)} came by {who}: gone after a reboot, unless somebody runs it again",
+            f"{_shown(images)} came with a container's image, which flag F keeps open: nothing tells"
+            " its version, and it is gone after a reboot, unless that container runs again",
+            "systemctl enable maid: it serves these platforms from boot on",
+        )
+    others = [row for row in found if row.owner not in LASTING and row not in images]
+    if others:
+        yield note(
+            "entries",
+            f"{_shown(others)} came by hand or by a script: gone after a reboot, unless somebody"
+            " registers it again",
             "systemctl enable maid: it serves these platforms from boot on",
         )
 
