@@ -1361,6 +1361,25 @@ def test_an_automount_with_another_mount_of_the_table_does_not_matter(made: Made
     assert "expires" not in found(table.mounts, made.place())
 
 
+def test_an_automount_is_not_looked_into(made: Made, monkeypatch) -> None:
+    made.write(
+        "/proc/self/mountinfo",
+        NO_TABLE + "29 22 0:39 / /proc/sys/fs/binfmt_misc rw - autofs systemd-1 rw,timeout=0\n",
+    )
+    looked = []
+    for name in ("open", "listdir", "stat"):
+        real = getattr(os, name)
+
+        def note(path, *rest, real=real, **more):
+            looked.append(str(path))
+            return real(path, *rest, **more)
+
+        monkeypatch.setattr(os, name, note)
+    examine(Config(), HOST, made.place(release="6.6.36.3-microsoft-standard-WSL2"))
+    assert any(path.endswith("/proc/self/mountinfo") for path in looked)
+    assert not any("binfmt_misc" in path for path in looked)
+
+
 def test_tables_of_private_instances_are_not_the_machine_s(made: Made) -> None:
     made.append(
         "/proc/self/mountinfo",

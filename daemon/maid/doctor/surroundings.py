@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from maid.config import Config, Scope
 from maid.doctor.findings import Finding, listed, note, ok, problem, warning
 from maid.doctor.place import BINFMT, Place
-from maid.doctor.table import rows
+from maid.doctor.table import mounted, rows
 
 _INTEROP = ":WSLInterop:M::MZ::/init:PF"
 """The line with which WSL 2 registers Windows programs (microsoft/WSL#8843)."""
@@ -51,9 +51,7 @@ def container(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
     if not kind:
         yield ok("container", "this is not a container, as far as can be seen")
         return
-    table = next(
-        (m for m in reversed(place.mounts()) if m.kind == "binfmt_misc" and m.point == BINFMT), None
-    )
+    table = next(reversed(mounted(place, BINFMT)), None)
     hint = _IN_A_CONTAINER.get(
         kind, "run maid on the machine itself: its entries serve every container"
     )
@@ -94,7 +92,7 @@ def wsl(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
             "in Windows: wsl --set-version DISTRIBUTION 2",
         )
         return
-    if scope is Scope.PRIVATE or not place.exists(BINFMT):
+    if scope is Scope.PRIVATE or not mounted(place, BINFMT):
         return
     interop = [name for name in place.names(BINFMT) if name.startswith("WSLInterop")]
     if interop:

@@ -27,8 +27,11 @@ def served_path(config: Config, scope: Scope) -> str:
     return BINFMT if scope is Scope.HOST else f"{config.paths.runtime}/instances/root/binfmt"
 
 
-def _tables(place: Place, path: str = "") -> list[Mount]:
-    """The mounts of binfmt_misc, all of them or those at `path`; the last hides the others."""
+def mounted(place: Place, path: str = "") -> list[Mount]:
+    """The mounts of binfmt_misc, all of them or those at `path`; the last hides the others.
+
+    Only where there is one may the directory be listed: looking into an automount mounts it.
+    """
     return [
         mount
         for mount in place.mounts()
@@ -38,7 +41,7 @@ def _tables(place: Place, path: str = "") -> list[Mount]:
 
 def mounts(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
     """Where binfmt_misc is mounted, how often, and what may become of it."""
-    here = _tables(place, served_path(config, scope))
+    here = mounted(place, served_path(config, scope))
     if scope is Scope.PRIVATE:
         if here:
             yield ok("table", f"the private table is at {here[-1].point}")
@@ -93,7 +96,7 @@ def _how_mounted(place: Place, here: list[Mount], automount: Mount | None) -> It
     expires = automount is not None and any(
         option.startswith("timeout=") and option != "timeout=0" for option in automount.options
     )
-    same = [m for m in _tables(place) if m.device == table.device and m.point != BINFMT]
+    same = [m for m in mounted(place) if m.device == table.device and m.point != BINFMT]
     if expires and not same:
         fine = False
         yield warning(
@@ -111,7 +114,7 @@ def _how_mounted(place: Place, here: list[Mount], automount: Mount | None) -> It
 
 def sysctl_directory(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
     """A read-only /proc/sys, as in containers: neither systemd nor binfmt-support mounts then."""
-    if scope is Scope.PRIVATE or _tables(place, BINFMT):
+    if scope is Scope.PRIVATE or mounted(place, BINFMT):
         return
     mount = place.mount_of("/proc/sys/fs")
     if mount is not None and mount.read_only:
@@ -126,7 +129,7 @@ def sysctl_directory(config: Config, scope: Scope, place: Place) -> Iterator[Fin
 def switched_on(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
     """Whether the table as a whole is enabled."""
     path = served_path(config, scope)
-    if not _tables(place, path):
+    if not mounted(place, path):
         return
     if (place.read(f"{path}/status") or "").strip() == "disabled":
         yield problem(
@@ -163,7 +166,7 @@ def sample(target: Target) -> bytes:
 def rows(config: Config, scope: Scope, place: Place) -> tuple[list[Row], list[str]]:
     """The entries of the served table that are about machine programs, and what cannot be read."""
     path = served_path(config, scope)
-    if not _tables(place, path):
+    if not mounted(place, path):
         return [], []
     owners, found, unreadable = Owners(config, scope, place), [], []
     for name in place.names(path):
@@ -188,7 +191,7 @@ def entries(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
     if unreadable:
         yield note("entries", f"{listed(unreadable)} cannot be read; maid leaves them alone")
     if not found:
-        if _tables(place, served_path(config, scope)):
+        if mounted(place, served_path(config, scope)):
             yield note("entries", "there are none for foreign programs", "systemctl start maid")
         return
     troubles = [
@@ -344,8 +347,8 @@ def _passing(found: list[Row], scope: Scope) -> Iterator[Finding]:
     if images:
         yield note(
             "entries",
-            f"{_shown(images)} came with a container's image, which flag F keeps open: nothing tells"
-            " its version, and it is gone after a reboot, unless that container runs again",
+            f"{_shown(images)} came with a container's image, which flag F keeps open: nothing"
+            " tells its version, and it is gone after a reboot, unless that container runs again",
             "systemctl enable maid: it serves these platforms from boot on",
         )
     others = [row for row in found if row.owner not in LASTING and row not in images]
