@@ -99,13 +99,13 @@ def _groups(connection: socket.socket) -> set[int]:
 class Connections:
     """Counts the connections of each user."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._open: Counter[int] = Counter()
 
-    def admit(self, uid: int) -> bool:
-        """Count a connection of `uid`; False, and not counted, when the user has too many."""
-        if self._open[uid] >= self._limit:
+    def admit(self, uid: int, limit: int) -> bool:
+        """Count a connection of `uid`; False, and not counted, when the user has `limit` of
+        them."""
+        if self._open[uid] >= limit:
             return False
         self._open[uid] += 1
         return True
@@ -124,7 +124,8 @@ class Connections:
 def give_to_group(path: str, group: str) -> str:
     """Let members of `group` connect to the socket at `path` (0660); "" or why that is not so."""
     os.chmod(path, 0o600)
-    with contextlib.suppress(KeyError, PermissionError):
+    # An id that is not mapped here, in a user namespace, is EINVAL.
+    with contextlib.suppress(KeyError, OSError):
         os.chown(path, -1, grp.getgrnam(group).gr_gid)
         os.chmod(path, 0o660)
         return ""

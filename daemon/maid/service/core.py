@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from maid import __version__, doctor
 from maid.config import Config, Scope, load
 from maid.doctor import Finding
@@ -21,7 +23,7 @@ from maid.emulation.checks import CheckResult, deep_checks, exec_check
 from maid.emulation.machine import Machine
 from maid.emulation.status import PlatformStatus, State
 from maid.emulation.targets import TARGETS, Target
-from maid.errors import MaidError, UsageError
+from maid.errors import MaidError
 from maid.platforms import Platform, parse
 from maid.service import metrics
 from maid.service.events import Events
@@ -70,7 +72,8 @@ class ServiceStatus:
 
 class Core:
     """One daemon's work. `config_file` is the file that was named, or None for the default one;
-    `instance_prefix` leads from outside the daemon's mount namespace to its files, or is ""."""
+    `instance_prefix` leads from outside the daemon's mount namespace to its files, or is "";
+    `socket_path` is where the socket really is. `on_reload` is called with a new configuration."""
 
     def __init__(
         self,
@@ -80,16 +83,20 @@ class Core:
         *,
         config_file: Path | None = None,
         instance_prefix: str = "",
+        socket_path: str = "",
     ) -> None:
         self.config = config
         self.scope = scope
         self.events = events
         self.started = time.time()
         self.count_connections: Callable[[], int] = lambda: 0
+        self.on_reload: Callable[[Config], None] = lambda _: None
         self.machine = Machine(config, scope, events.emit)
         self.runner = Runner(self.machine, events.emit)
         self._config_file = config_file
         self._instance_prefix = instance_prefix
+        self._socket_path = socket_path or str(config.socket.path)
+        self._reloading = asyncio.Lock()
         self._limits_problem: str | None = None
 
     async def start(self) -> None:
@@ -131,7 +138,7 @@ class Core:
             kernel=host_platform.release(),
             pid=os.getpid(),
             started=self.started,
-            socket=str(self.config.socket.path),
+            socket=self._socket_path,
             instance=self._instance_prefix + self.machine.served.instance.path,
             namespaces="root" in self.machine.tables,
             namespaces_problem=self.machine.namespaces_problem or None,
@@ -160,12 +167,20 @@ class Core:
         return await asyncio.to_thread(doctor.examine, self.config, self.scope)
 
     async def reload(self) -> None:
-        """Read the configuration again. Raises ConfigError, and then everything stays as it was."""
-        config = load(self._config_file, self.scope, self.config.socket.path)
-        self.config = config
-        await self.machine.refresh(config)
-        await self.choose_runtime()
-        self.events.emit("reloaded", "", "the configuration was read again")
+        """Read the configuration again. Raises ConfigError, and then everything stays as it was.
+
+        The directories and the socket's path stay until the next start: what is in use is there.
+        """
+        async with self._reloading:
+            config = load(self._config_file, self.scope, self.config.socket.path)
+            if config.paths != self.config.paths:
+                self.events.emit("refused", "", "[paths] are only read at the start: restart maid")
+                config = msgspec.structs.replace(config, paths=self.config.paths)
+            self.config = config
+            self.on_reload(config)
+            await self.machine.refresh(config)
+            await self.choose_runtime()
+            self.events.emit("reloaded", "", "the configuration was read again")
 
     def release(self) -> list[str]:
         """Remove what the ledger holds; the names of the entries removed."""
@@ -228,13 +243,8 @@ class Core:
             return [TARGETS[name] for name, state in states.items() if state not in skipped]
         found: dict[str, Target] = {}
         for name in names:
-            if name in TARGETS:
-                target = TARGETS[name]
-            else:
-                target = self.machine.find(parse(name))
+            target = TARGETS[name] if name in TARGETS else self.machine.find(parse(name))
             found[target.name] = target
-        if len(found) > len(TARGETS):
-            raise UsageError("more platforms than there are")
         return list(found.values())
 
 

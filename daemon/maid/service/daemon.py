@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -25,15 +25,19 @@ from asyncvarlink.serviceinterface import VarlinkServiceInterface
 from maid import __version__
 from maid.config import Config, Scope, load
 from maid.errors import MaidError
-from maid.service import interfaces
+from maid.service import interfaces, listener, step_interface
 from maid.service.access import Peer, give_to_group
 from maid.service.core import Core
 from maid.service.events import Events, under_journal
-from maid.service.server import Server, listen
+from maid.service.server import Server
 
 log = logging.getLogger("maid.daemon")
 
 URL = "https://github.com/maid-daemon/maid"
+
+OPEN_FILES = 16384
+"""Descriptors that the daemon may have open, where the hard limit allows: systemd's default soft
+limit is 1024, which one user's connections could use up."""
 
 
 def main(scope: Scope, socket_path: Path | None, config_file: Path | None) -> int:
@@ -55,9 +59,17 @@ def main(scope: Scope, socket_path: Path | None, config_file: Path | None) -> in
     _set_up_logging(config, journal)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_only_one(config.paths.runtime))
-        listener = _listener(config, stack)
-        core = Core(config, scope, Events(journal), config_file=config_file, instance_prefix=prefix)
-        return asyncio.run(_serve(core, listener))
+        bound = stack.enter_context(_listening(config))
+        _raise_open_files()
+        core = Core(
+            config,
+            scope,
+            Events(journal),
+            config_file=config_file,
+            instance_prefix=prefix,
+            socket_path=bound.getsockname(),
+        )
+        return asyncio.run(_serve(core, bound))
 
 
 def _set_up_logging(config: Config, journal: bool) -> None:
@@ -94,46 +106,30 @@ def _only_one(runtime: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _listener(config: Config, stack: contextlib.ExitStack) -> socket.socket:
-    """The listening socket: systemd's if it passed one (sd_listen_fds(3)), else one of our own."""
-    if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        from systemd.daemon import listen_fds
-
-        descriptors = listen_fds()
-        if len(descriptors) != 1:
-            raise MaidError(
-                f"systemd passed {len(descriptors)} sockets, where one is expected",
-                "maid.socket has a single ListenStream=",
-            )
-        os.set_inheritable(descriptors[0], False)
-        return socket.socket(fileno=descriptors[0])
+@contextlib.contextmanager
+def _listening(config: Config) -> Iterator[socket.socket]:
+    """The listening socket: systemd's if it passed one, else one of our own for the group."""
+    if listener.was_passed():
+        with listener.passed() as passed:
+            yield passed
+        return
     path = str(config.socket.path)
-    try:
-        listener = listen(path)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise MaidError(
-                f"the socket {path} is in use: a daemon answers there already",
-                "maid status shows it; --socket names another one",
-            ) from error
-        raise MaidError(
-            f"the socket {path} cannot be made: {error.strerror}",
-            "--socket names another place",
-        ) from error
-    if os.geteuid() == 0 and (problem := give_to_group(path, config.socket.group)):
-        log.info("%s", problem)
-    inode = os.stat(path).st_ino
-
-    def remove() -> None:
-        with contextlib.suppress(OSError):
-            if os.stat(path).st_ino == inode:
-                os.unlink(path)
-
-    stack.callback(remove)
-    return listener
+    with listener.own(path) as own:
+        if os.geteuid() == 0 and (problem := give_to_group(path, config.socket.group)):
+            log.info("%s", problem)
+        yield own
 
 
-async def _serve(core: Core, listener: socket.socket) -> int:
+def _raise_open_files() -> None:
+    """Allow for what the connections of several users may bring; steps inherit it, as they may
+    have more under other engines."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def _serve(core: Core, bound: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     ending = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -153,12 +149,18 @@ async def _serve(core: Core, listener: socket.socket) -> int:
     def registry(peer: Peer) -> VarlinkInterfaceRegistry:
         made = VarlinkInterfaceRegistry()
         made.register_interface(VarlinkServiceInterface("maid", "maid", __version__, URL, made))
-        for interface in (interfaces.Manager, interfaces.Emulation, interfaces.Steps):
+        for interface in (interfaces.Manager, interfaces.Emulation, step_interface.Steps):
             made.register_interface(interface(core, peer))
         return made
 
-    server = Server(listener, core.config.socket, registry)
+    server = Server(bound, core.config.socket, registry)
     core.count_connections = server.connections.total
+
+    def configured(config: Config) -> None:
+        server.limits = config.socket
+        logging.getLogger().setLevel(config.log.level.value.upper())
+
+    core.on_reload = configured
     reloads: set[asyncio.Task[None]] = set()
 
     def reload() -> None:

@@ -1,32 +1,37 @@
-"""The varlink server: accepts, identifies, bounds and hangs up. Knows nothing of the methods.
+"""The varlink server: accepts, identifies, counts and hangs up. Knows nothing of the methods.
 
-asyncvarlink does the protocol. What it leaves open is done here (facts/varlink.md): who is calling,
-a message without an end, deep or broken JSON, and a client that goes away while its call is
-running.
+asyncvarlink does not say who is calling, and does not see a client that goes away while its call is
+running (facts/varlink.md): both are done here. What comes over a connection is bounded in
+connection.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
-import os
 import select
 import socket
+import time
 from collections.abc import Callable
-from typing import Any
 
-from asyncvarlink import VarlinkInterfaceRegistry, VarlinkTransport
-from asyncvarlink.message import VarlinkMethodCall
-from asyncvarlink.serverprotocol import VarlinkInterfaceServerProtocol
-from asyncvarlink.types import FileDescriptorArray
+from asyncvarlink import VarlinkInterfaceRegistry
 
 from maid.config import Socket
 from maid.service.access import Connections, Peer, Role, identify
+from maid.service.connection import Protocol, Transport
 
 log = logging.getLogger(__name__)
 
 MakeRegistry = Callable[[Peer], VarlinkInterfaceRegistry]
+
+ACCEPT_RETRY = 1.0
+"""Seconds without new connections when there are no descriptors left (as asyncio's own servers)."""
+
+REFUSALS_LOGGED = 60.0
+"""Seconds in which the same refusal of the same user is logged once: a user must not fill the
+journal."""
 
 
 class Hangups:
@@ -66,112 +71,56 @@ class Hangups:
         self._epoll.close()
 
 
-class Protocol(VarlinkInterfaceServerProtocol):
-    """One connection, bounded by `limits`; `lost` is called when it is over."""
-
-    def __init__(
-        self, registry: VarlinkInterfaceRegistry, limits: Socket, lost: Callable[[], None]
-    ) -> None:
-        super().__init__(registry)
-        self._limits = limits
-        self._lost = lost
-        self._calls: set[asyncio.Future[None]] = set()
-
-    def message_received(self, data: bytes, fds: FileDescriptorArray | None) -> None:
-        """Take in a piece of a message; anything that is no varlink ends the connection."""
-        try:
-            if len(self._recv_buffer) + len(data) > self._limits.max_message_bytes:
-                raise ValueError(f"a message of more than {self._limits.max_message_bytes} bytes")
-            super().message_received(data, fds)
-            if len(self._consumer_queue) > self._limits.max_requests_per_connection:
-                raise ValueError("too many requests at once")
-        except (ValueError, RecursionError) as error:
-            self._end(f"{error}")
-
-    def error_received(self, err: Exception, data: bytes, fds: FileDescriptorArray | None) -> None:
-        """What is not JSON, or no object, ends the connection (varlink.org, "Method Calls")."""
-        self._end(f"{err}")
-
-    def _end(self, why: str) -> None:
-        log.info("a connection is closed: %s", why)
-        self._recv_buffer = b""
-        self._consumer_queue.clear()
-        self.cancel_calls()
-        self.close()
-
-    def call_received(
-        self, call: VarlinkMethodCall, fds: FileDescriptorArray | None
-    ) -> asyncio.Future[None] | None:
-        """Start a call; it is cancelled when the peer hangs up."""
-        running = super().call_received(call, fds)
-        if running is None:
-            return None
-        # A cancelled task must end like one that has answered: its caller is not there any more.
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def on_end(future: asyncio.Future[None]) -> None:
-            self._calls.discard(future)
-            if ended.done():
-                return
-            if future.cancelled():
-                ended.set_result(None)
-            elif (error := future.exception()) is not None:
-                ended.set_exception(error)
-            else:
-                ended.set_result(None)
-
-        self._calls.add(running)
-        running.add_done_callback(on_end)
-        return ended
-
-    def cancel_calls(self) -> None:
-        """Cancel what this connection has started."""
-        for running in list(self._calls):
-            running.cancel()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is over, from either side."""
-        self.cancel_calls()
-        super().connection_lost(exc)
-        self._lost()
-
-
 class Server:
-    """Serves a listening socket; `registry` makes the interfaces for each peer."""
+    """Serves a listening socket; `registry` makes the interfaces for each peer.
+
+    `limits` may be replaced: it holds for connections that are made from then on.
+    """
 
     def __init__(self, listener: socket.socket, limits: Socket, registry: MakeRegistry) -> None:
+        self.limits = limits
+        self.connections = Connections()
         self._listener = listener
-        self._limits = limits
         self._registry = registry
         self._hangups = Hangups()
         self._open: set[Protocol] = set()
-        self.connections = Connections(limits.max_connections_per_uid)
+        self._refusals: dict[tuple[int, str], float] = {}
+        self._retry: asyncio.TimerHandle | None = None
         listener.setblocking(False)
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._on_connection)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._retry = None
+        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._on_connection)
 
     def _on_connection(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                log.warning("a connection could not be accepted: %s", error)
-                return
-            try:
-                self._admit(connection)
-            except OSError as error:
-                log.warning("a connection could not be served: %s", error)
-                connection.close()
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.warning("a connection could not be accepted: %s", error)
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                # It stays readable: without a pause the loop would do nothing else.
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener.fileno())
+                self._retry = loop.call_later(ACCEPT_RETRY, self._listen)
+            return
+        try:
+            self._admit(connection)
+        except OSError as error:
+            log.warning("a connection could not be served: %s", error)
+            connection.close()
 
     def _admit(self, connection: socket.socket) -> None:
-        peer = identify(connection, self._limits.group)
-        if peer.role is Role.NONE or not self.connections.admit(peer.uid):
-            log.warning(
-                "user %d is refused: %s",
-                peer.uid,
-                "not in the group" if peer.role is Role.NONE else "too many connections",
-            )
+        limits = self.limits
+        peer = identify(connection, limits.group)
+        if peer.role is Role.NONE:
+            self._refuse(peer, f"not in the group {limits.group}")
+            connection.close()
+            return
+        if not self.connections.admit(peer.uid, limits.max_connections_per_uid):
+            self._refuse(peer, f"has {limits.max_connections_per_uid} connections already")
             connection.close()
             return
         descriptor = connection.fileno()
@@ -181,60 +130,29 @@ class Server:
             self._open.discard(protocol)
             self.connections.leave(peer.uid)
 
-        protocol = Protocol(self._registry(peer), self._limits, lost)
-        transport = VarlinkTransport(asyncio.get_running_loop(), connection, connection, protocol)
+        def refused(why: str) -> None:
+            self._refuse(peer, why)
+
+        protocol = Protocol(self._registry(peer), limits, lost, refused)
+        Transport(connection, protocol, limits.max_requests_per_connection)
         self._open.add(protocol)
+        self._hangups.watch(descriptor, protocol.hang_up)
 
-        def hung_up() -> None:
-            protocol.cancel_calls()
-            transport.close()
-
-        self._hangups.watch(descriptor, hung_up)
+    def _refuse(self, peer: Peer, why: str) -> None:
+        now = time.monotonic()
+        if now - self._refusals.get((peer.uid, why), -REFUSALS_LOGGED) < REFUSALS_LOGGED:
+            return
+        if len(self._refusals) >= 100:
+            self._refusals.clear()
+        self._refusals[peer.uid, why] = now
+        log.warning("user %d (process %d) is refused: %s", peer.uid, peer.pid, why)
 
     def close(self) -> None:
         """Accept nothing more and end every connection."""
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
+        if self._retry is not None:
+            self._retry.cancel()
         self._listener.close()
         for protocol in list(self._open):
-            protocol.cancel_calls()
-            protocol.close()
+            protocol.abort()
         self._hangups.close()
-
-
-def listen(path: str) -> socket.socket:
-    """A listening socket at `path`, which nobody but its owner can connect to yet.
-
-    One that a dead daemon left behind is replaced. Raises OSError (EADDRINUSE when one is served).
-    """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        before = os.umask(0o177)
-        try:
-            try:
-                listener.bind(path)
-            except OSError:
-                if _served(path):
-                    raise
-                os.unlink(path)
-                listener.bind(path)
-        finally:
-            os.umask(before)
-        listener.listen(128)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _served(path: str) -> bool:
-    """Whether somebody answers at the socket `path`, or it is no socket at all."""
-    probe: Any = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return False
-        except OSError:
-            return True
-        return True

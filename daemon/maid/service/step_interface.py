@@ -1,0 +1,232 @@
+"""The varlink interface io.maid.Steps.
+
+As in interfaces.py the typed methods are the interface, and each connection has its own object.
+Annotations stay real objects here, because asyncvarlink reads them.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
+from asyncvarlink.interface import LastResult
+
+from maid import platforms
+from maid.config import Network
+from maid.errors import StepRefused
+from maid.service.access import Peer, Role
+from maid.service.core import Core
+from maid.service.refusals import (
+    LimitExceeded,
+    NoSuchStep,
+    Refused,
+    as_varlink,
+    number,
+    require,
+    texts,
+)
+from maid.steps.runner import Active, Descriptors
+from maid.steps.step import Bind, Result, Step
+
+A_YEAR = 31_536_000.0
+"""Seconds: the longest time limit."""
+
+MAX_MEMORY = float(1 << 62)
+"""Bytes: more than the kernel counts in memory.max."""
+
+MAX_CPUS = 65536.0
+"""More than a machine has (CONFIG_NR_CPUS is 8192)."""
+
+
+@dataclass(frozen=True)
+class BindMount:
+    """A bind mount: `source` is a descriptor of a file or directory (O_PATH is enough)."""
+
+    source: FileDescriptor
+    destination: str
+    readonly: bool | None
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """A step that was started: `started` in seconds since 1970, `pid` that of its supervisor; `via`
+    is native or emulated, `interpreter` what runs it in that case."""
+
+    id: str
+    uid: int
+    pid: int
+    platform: str
+    command: list[str]
+    started: float
+    via: str
+    interpreter: str | None
+    running: bool
+
+
+@dataclass(frozen=True)
+class StepReply:
+    """One of Run's replies: first `started`, then `finished`."""
+
+    started: StepInfo | None
+    finished: Result | None
+
+
+class Steps(VarlinkInterface, name="io.maid.Steps"):
+    """Build steps: one command in one root file system for one platform."""
+
+    errors = (Refused, LimitExceeded, NoSuchStep)
+
+    def __init__(self, core: Core, peer: Peer) -> None:
+        self._core = core
+        self._peer = peer
+
+    @varlinkmethod(return_parameter="step", delay_generator=False)
+    async def Run(
+        self,
+        *,
+        stdin: FileDescriptor,
+        stdout: FileDescriptor,
+        stderr: FileDescriptor,
+        rootfs: FileDescriptor,
+        command: list[str],
+        platform: str | None = None,
+        environment: dict[str, str] | None = None,
+        cwd: str | None = None,
+        user: int | None = None,
+        group: int | None = None,
+        network: str | None = None,
+        timeout: float | None = None,
+        memory: int | None = None,
+        cpus: float | None = None,
+        readonly: bool | None = None,
+        changes: FileDescriptor | None = None,
+        binds: list[BindMount] | None = None,
+        tmpfs: list[str] | None = None,
+        cpu: str | None = None,
+        accelerate: bool | None = None,
+    ) -> AsyncIterator[StepReply]:
+        """Run `command` in the directory `rootfs` for `platform` (null: that of the programs in
+        it).
+
+        The step writes to the descriptors `stdout` and `stderr` itself. `changes` is a directory
+        with the sub-directories upper and work: then the rootfs stays as it is. `network` is host
+        or none, `timeout` in seconds, `memory` in bytes. Closing the connection ends the step."""
+        require(self._peer, Role.MEMBER)
+        with as_varlink(), contextlib.ExitStack() as handed:
+            mounts = binds or []
+            texts("command", command)
+            texts("environment", (text for pair in (environment or {}).items() for text in pair))
+            texts("binds", (bind.destination for bind in mounts))
+            texts("tmpfs", tmpfs or [])
+            for name, value in (("platform", platform), ("cwd", cwd), ("cpu", cpu)):
+                texts(name, [value or ""])
+
+            def own(descriptor: FileDescriptor | None) -> int:
+                if descriptor is None:
+                    return -1
+                copy = os.dup(descriptor.fileno())
+                handed.callback(os.close, copy)
+                return copy
+
+            given = Descriptors(
+                stdin=own(stdin),
+                stdout=own(stdout),
+                stderr=own(stderr),
+                rootfs=own(rootfs),
+                changes=own(changes),
+                binds=tuple(own(bind.source) for bind in mounts),
+                mount_namespace=self._peer.mount_namespace(),
+            )
+            # After all of them: one may be named twice, as standard output and standard error are.
+            for descriptor in (stdin, stdout, stderr, rootfs, changes, *(b.source for b in mounts)):
+                if descriptor is not None:
+                    descriptor.close()
+            if given.mount_namespace >= 0:
+                handed.callback(os.close, given.mount_namespace)
+            settings = self._core.config.steps
+            step = Step(
+                platform=(
+                    platforms.parse(platform).normalized()
+                    if platform
+                    else self._core.runner.platform_of(given.rootfs, command, environment or {})
+                ),
+                command=tuple(command),
+                environment=environment or {},
+                cwd=cwd or "/",
+                user=user or 0,
+                group=group or 0,
+                network=_network(network) if network else settings.network,
+                timeout=number("timeout", timeout, A_YEAR),
+                memory=int(number("memory", memory, MAX_MEMORY)),
+                cpus=number("cpus", cpus, MAX_CPUS),
+                readonly=bool(readonly),
+                overlay=changes is not None,
+                binds=tuple(Bind(b.destination, bool(b.readonly)) for b in mounts),
+                tmpfs=tuple(tmpfs or ()),
+                cpu=cpu or "",
+                accelerate=accelerate is not False,
+            )
+            begun: asyncio.Future[Active] = asyncio.get_running_loop().create_future()
+            running = asyncio.ensure_future(
+                self._core.runner.run(step, self._peer.caller(), given, begun.set_result)
+            )
+            try:
+                await asyncio.wait((begun, running), return_when=asyncio.FIRST_COMPLETED)
+                if begun.done():
+                    # The step has its own copies now. Whoever reads from its output must see the
+                    # end of it when the step ends, not when this call does.
+                    handed.close()
+                    yield StepReply(started=_info(begun.result()), finished=None)
+                result = await running
+            finally:
+                running.cancel()
+            raise LastResult(StepReply(started=None, finished=result))
+
+    @varlinkmethod(return_parameter="result")
+    async def Wait(self, *, id: str) -> Result:
+        """Take up a step again by its id, after a lost connection or a restart of the daemon: its
+        result, once it has ended. The step ends with this connection, as with Run's."""
+        require(self._peer, Role.MEMBER)
+        with as_varlink():
+            texts("id", [id])
+            runner = self._core.runner
+            return await runner.wait(runner.find(id, self._peer.uid))
+
+    @varlinkmethod
+    def Cancel(self, *, id: str) -> None:
+        """End a step, its whole process tree. Its result still comes to whoever waits for it."""
+        require(self._peer, Role.MEMBER)
+        with as_varlink():
+            texts("id", [id])
+            runner = self._core.runner
+            runner.cancel(runner.find(id, self._peer.uid))
+
+    @varlinkmethod(return_parameter="steps")
+    def List(self) -> list[StepInfo]:
+        """The steps that are running: all for root, one's own for others."""
+        require(self._peer, Role.MEMBER)
+        return [_info(active) for active in self._core.runner.running(self._peer.uid)]
+
+
+def _info(active: Active) -> StepInfo:
+    meta = active.meta
+    return StepInfo(
+        id=meta.id,
+        uid=meta.uid,
+        pid=active.pid,
+        platform=meta.platform,
+        command=list(meta.command),
+        started=meta.started,
+        via=meta.via,
+        interpreter=meta.interpreter,
+        running=not active.done,
+    )
+
+
+def _network(text: str) -> Network:
+    try:
+        return Network(text)
+    except ValueError:
+        raise StepRefused(f"{text!r} is no network", "host or none") from None
