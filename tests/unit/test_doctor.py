@@ -1729,7 +1729,7 @@ def platform(**changes: object) -> dict[str, object]:
 
 
 def said(*platforms: dict[str, object], **changes: object) -> str:
-    status = {"version": "1", "ready": True, "runtime": "crun", "platforms": list(platforms)}
+    status = {"ready": True, "runtime": "crun", "platforms": list(platforms)}
     return "\n".join(
         f"{each.level} {each.subject}: {each.message} -> {each.hint}"
         for each in from_status(status | changes)
@@ -1784,9 +1784,16 @@ def test_the_daemon_s_words_for_contention_are_the_ones_looked_for() -> None:
 
 
 def test_no_runtime_and_not_ready_are_problems() -> None:
-    lines = said(platform(), runtime=None, ready=False)
-    assert "problem OCI runtime" in lines
+    lines = said(platform(), runtime=None, ready=False, runtime_problem="crun: no cgroups")
+    assert "problem OCI runtime: steps (maid run) cannot be started: crun: no cgroups" in lines
     assert "problem platforms: not ready" in lines
+
+
+def test_what_the_daemon_could_not_have_is_told() -> None:
+    lines = said(platform(), namespaces_problem="Linux 6.1", limits_problem="no controller")
+    assert "warning namespaces: steps use the machine's own table: Linux 6.1" in lines
+    assert "note limits: maid run --memory and --cpus are refused: no controller" in lines
+    assert "namespaces" not in said(platform()) and "limits" not in said(platform())
 
 
 def test_a_status_of_another_shape_is_a_finding() -> None:

@@ -29,7 +29,10 @@ class _Platform(msgspec.Struct):
 class _Status(msgspec.Struct):
     platforms: list[_Platform]
     ready: bool = True
-    runtime: object = None
+    runtime: str | None = None
+    runtime_problem: str | None = None
+    namespaces_problem: str | None = None
+    limits_problem: str | None = None
 
 
 def from_status(status: Mapping[str, object]) -> list[Finding]:
@@ -58,8 +61,8 @@ def _findings(status: _Status) -> Iterator[Finding]:
             yield problem(
                 each.shown,
                 reason,
-                "find it: maid events --follow shows the moment, fatrace or auditctl -w"
-                " /proc/sys/fs/binfmt_misc the program; often a job with --reset, or two services",
+                "maid events --follow shows the moments, journalctl --since what else happened then:"
+                " often a job with --reset, or binfmt-support beside systemd-binfmt",
             )
         elif each.state == "failed" or (each.required and each.state in ("absent", "disabled")):
             make = problem if each.required else warning
@@ -78,8 +81,20 @@ def _findings(status: _Status) -> Iterator[Finding]:
     if not status.runtime:
         yield problem(
             "OCI runtime",
-            "none works here: entries do, steps (maid run) do not",
-            "install crun or runc; the daemon's log says what each answered: journalctl -u maid -b",
+            f"steps (maid run) cannot be started: {status.runtime_problem or 'none was found'}",
+            "install crun or runc, then: systemctl reload maid; entries work without",
+        )
+    if status.namespaces_problem:
+        yield warning(
+            "namespaces",
+            f"steps use the machine's own table: {status.namespaces_problem}",
+            "Linux 6.7 or newer, with user namespaces allowed, gives each kind of step its own",
+        )
+    if status.limits_problem:
+        yield note(
+            "limits",
+            f"maid run --memory and --cpus are refused: {status.limits_problem}",
+            "leave them out, or give the service Delegate=yes",
         )
     if status.ready:
         yield ok("platforms", f"{executes} execute, every required one among them")
