@@ -472,6 +472,8 @@ def _place(directory: Path, name: str, content: bytes, mode: int, uid: int | Non
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+            # Before the mode is set: a write takes set-user-ID away, unless root writes (inode(7)).
+            file.flush()
             if uid is not None:
                 os.fchown(file.fileno(), uid, uid)
             os.fchmod(file.fileno(), mode)
