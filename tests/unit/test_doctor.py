@@ -807,15 +807,12 @@ TROUBLES = [
         config=Config(steps=Steps(runtime="/opt/youki")),
     ),
     Trouble(
-        "old crun, hybrid cgroups",
+        "crun and hybrid cgroups",
         programs.runtimes,
         "note",
-        "crun 1.8.1 refuses hybrid cgroups",
+        "crun before 1.9 refuses hybrid cgroups",
         "--runtime runc",
-        several(
-            lambda made: made.write("/usr/bin/crun", "#!/bin/sh\necho crun version 1.8.1\n", 0o755),
-            lambda made: made.write("/sys/fs/cgroup/unified/cgroup.procs", ""),
-        ),
+        lambda made: made.write("/sys/fs/cgroup/unified/cgroup.procs", ""),
     ),
     # Resources
     Trouble(
@@ -1428,11 +1425,12 @@ def test_interop_that_is_there_and_kept_is_fine(made: Made) -> None:
     assert "\n" not in found(surroundings.wsl, place)
 
 
-def test_a_new_crun_or_another_tree_has_no_quirk(made: Made) -> None:
-    made.write("/usr/bin/crun", "#!/bin/sh\necho crun version 1.21\n", 0o755)
-    assert found(programs.runtimes, made.place()).startswith("ok OCI runtime")
-    made.write("/sys/fs/cgroup/unified/cgroup.procs", "")
+def test_runc_or_another_tree_has_no_quirk(made: Made) -> None:
     assert "hybrid" not in found(programs.runtimes, made.place())
+    made.write("/sys/fs/cgroup/unified/cgroup.procs", "")
+    made.remove("/usr/bin/crun")
+    made.program("/usr/sbin/runc")
+    assert found(programs.runtimes, made.place()) == "ok OCI runtime: there is /usr/sbin/runc -> "
 
 
 def test_randomisation_that_only_root_may_read_is_no_finding(made: Made, monkeypatch) -> None:

@@ -61,7 +61,7 @@ def _findings(status: _Status) -> Iterator[Finding]:
             yield problem(
                 each.shown,
                 reason,
-                "maid events --follow shows the moments, journalctl --since what else happened then:"
+                "maid events --follow shows the moments, journalctl --since what else happened:"
                 " often a job with --reset, or binfmt-support beside systemd-binfmt",
             )
         elif each.state == "failed" or (each.required and each.state in ("absent", "disabled")):
