@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maid.emulation import deep
+from maid.emulation import deep, deep_build
 from maid.emulation.deep import Command, Programs, explain, prepare
 from maid.emulation.probes import Run
 from maid.emulation.targets import TARGETS
@@ -207,7 +207,7 @@ def test_a_failed_build_leaves_nothing_and_says_the_compilers_words(
     sources.mkdir()
     for name in ("checks.c", "dynamic.c", "library.c", "loader.c"):
         (sources / name).write_text("#error no program\n")
-    monkeypatch.setattr(deep, "SOURCES", sources)
+    monkeypatch.setattr(deep_build, "SOURCES", sources)
     state = tmp_path / "state"
     with pytest.raises(MaidError, match="no program"):
         deep.programs(TARGETS["aarch64"], state)
@@ -218,11 +218,11 @@ def test_other_sources_make_other_programs(tmp_path: Path, monkeypatch: pytest.M
     pytest.importorskip("ziglang")
     sources = tmp_path / "sources"
     sources.mkdir()
-    monkeypatch.setattr(deep, "SOURCES", sources)
+    monkeypatch.setattr(deep_build, "SOURCES", sources)
     keys = set()
     for text in ("one", "two"):
         (sources / "checks.c").write_text(text)
-        keys.add(deep._key())
+        keys.add(deep_build._key())
     assert len(keys) == 2
 
 
@@ -238,7 +238,7 @@ def test_kept_programs_are_taken_without_compiling_and_others_removed(
         output = Path(command[command.index("-o") + 1])
         output.write_bytes(b"program")
 
-    monkeypatch.setattr(deep, "_run", compiled)
+    monkeypatch.setattr(deep_build, "_run", compiled)
     first = deep.programs(TARGETS["arm"], tmp_path)
     assert {path.name for path in first.directory.iterdir()} == {
         *("checks", "dynamic", "ld-maid.so", "libdeep.so")
@@ -248,5 +248,5 @@ def test_kept_programs_are_taken_without_compiling_and_others_removed(
     def refuse(*_: object) -> None:
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(deep, "_run", refuse)
+    monkeypatch.setattr(deep_build, "_run", refuse)
     assert deep.programs(TARGETS["arm"], tmp_path) == first
