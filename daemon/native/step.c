@@ -11,11 +11,18 @@
  * whole pid namespace. Every mount is gone with the namespace: there is nothing to clean up.
  *
  * Options:
- *   directory PATH	the step's own directory (the bundle): rootfs/, bind/N and lower/ are mount points
+ *   directory PATH	the step's own directory (the bundle)
  *   rootfs FD		the root file system, a directory
  *   changes FD		a directory with upper/ and work/: the rootfs stays as it is, changes go there
+ *   owner UID		with group GID, user-ids TEXT, group-ids TEXT (lines as in uid_map): the overlay
+ *			is made with no more than this user's power over files
  *   bind FD		the next bind source; the K-th is attached at bind/K
+ *   bind-readonly FD	the same, with everything mounted in it read-only
  *   caller FD		the mount namespace in which the descriptors were opened, if it is another
+ *   reopen 1		a descriptor of a mount namespace that cannot be entered is opened again by its
+ *			path: for a daemon that has no more power than its caller
+ *   sys 1		attach the machine's /sys, read-only, at sys/
+ *   network FD		the network namespace to run in
  *   timeout MS		end the step after so many milliseconds
  *   cgroup PATH	enter this cgroup (a directory) first; may be given for each v1 controller
  *   hide PATH		unmount PATH for the runtime (crun < 1.9 stops where /sys/fs/cgroup/unified is)
@@ -27,13 +34,13 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -43,25 +50,21 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef SYS_open_tree
-#define SYS_open_tree 428
-#define SYS_move_mount 429
-#endif
-#ifndef OPEN_TREE_CLONE
-#define OPEN_TREE_CLONE 1
-#define OPEN_TREE_CLOEXEC O_CLOEXEC
-#endif
-#ifndef MOVE_MOUNT_F_EMPTY_PATH
-#define MOVE_MOUNT_F_EMPTY_PATH 4
-#endif
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
-#define MAX_BINDS 256
+#include "step.h"
+
 #define MAX_CGROUPS 16
+
+/* What bounds a step; `network` is -1 for the machine's, `timeout` in milliseconds, 0 for none. */
+struct limits {
+	const char *cgroups[MAX_CGROUPS];
+	int cgroup_count;
+	int network;
+	long timeout;
+};
 
 static const char *directory;
 static struct timespec begun;
+static pid_t supervisor;
 static int ended_by;	/* SIGTERM or SIGALRM once one came */
 
 static long microseconds_since_begin(void)
@@ -92,53 +95,67 @@ static void write_result(const char *format, ...)
 	close(file);
 }
 
-static void fail(const char *what)
+/* Kill the children there are now; -1 when they cannot be listed. */
+static int kill_children(void)
 {
-	write_result("failed 125 %ld 0 0 0 %s: %s\n", microseconds_since_begin(), what, strerror(errno));
+	char path[64], list[4096], *at = list, *end;
+	ssize_t length;
+	long child;
+	int file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/children", getpid());
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return -1;
+	length = read(file, list, sizeof(list) - 1);
+	close(file);
+	list[length > 0 ? length : 0] = 0;
+	for (;;) {
+		child = strtol(at, &end, 10);
+		/* Each is followed by a blank; one without was cut off, and its turn comes again. */
+		if (end == at || *end != ' ')
+			return 0;
+		kill(child, SIGKILL);
+		at = end + 1;
+	}
+}
+
+void fail(const char *what)
+{
+	int error = errno;
+
+	/* What was started must not outlive its supervisor. In a child there is nothing to end. */
+	while (getpid() == supervisor && kill_children() == 0 && wait(NULL) > 0)
+		;
+	write_result("failed 125 %ld 0 0 0 %s: %s\n", microseconds_since_begin(), what, strerror(error));
 	_exit(125);
 }
 
-static int number(const char *text)
+static long number(const char *text, long limit)
 {
 	char *end;
-	long value = strtol(text, &end, 10);
+	long value;
 
-	if (!*text || *end || value < 0) {
+	errno = 0;
+	value = strtol(text, &end, 10);
+	if (!*text || *end || errno || value < 0 || value > limit) {
 		errno = EINVAL;
 		fail(text);
 	}
-	return (int)value;
+	return value;
 }
 
-static void own_descriptor(int descriptor)
+/* A descriptor that was handed over. It must not reach the runtime: only the standard streams do. */
+static int descriptor(const char *text)
 {
-	if (fcntl(descriptor, F_SETFD, FD_CLOEXEC) < 0)
+	int value = number(text, INT_MAX);
+
+	if (fcntl(value, F_SETFD, FD_CLOEXEC) < 0)
 		fail("a descriptor that was not handed over");
+	return value;
 }
 
-/*
- * A detached copy of what a descriptor names, with the mounts below it. The kernel copies only
- * mounts of the caller's own mount namespace: one opened elsewhere is copied from there.
- */
-static int tree(int descriptor, int own, int caller)
-{
-	int flags = AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE;
-	int copy = syscall(SYS_open_tree, descriptor, "", flags);
-
-	if (copy < 0 && errno == EINVAL && caller >= 0) {
-		if (setns(caller, CLONE_NEWNS) < 0)
-			fail("entering the caller's mount namespace");
-		copy = syscall(SYS_open_tree, descriptor, "", flags);
-		if (setns(own, CLONE_NEWNS) < 0)
-			fail("returning to the own mount namespace");
-	}
-	if (copy < 0)
-		fail("open_tree");
-	close(descriptor);
-	return copy;
-}
-
-static const char *below(const char *name)
+const char *below(const char *name)
 {
 	static char path[512];
 
@@ -149,89 +166,10 @@ static const char *below(const char *name)
 	return path;
 }
 
-static void attach(int copy, const char *name)
-{
-	const char *target = below(name);
-	struct stat what;
-
-	if (fstat(copy, &what) < 0)
-		fail("fstat");
-	if (S_ISDIR(what.st_mode)) {
-		if (mkdir(target, 0755) < 0 && errno != EEXIST)
-			fail(target);
-	} else {
-		int file = open(target, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-
-		if (file < 0)
-			fail(target);
-		close(file);
-	}
-	if (syscall(SYS_move_mount, copy, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
-		fail("move_mount");
-	close(copy);
-}
-
-/*
- * One of the two directories that an overlay writes to. It is opened, checked and then used by its
- * descriptor, so that a caller cannot put a symbolic link in its place in between.
- */
-static int overlay_directory(const char *name, int owner)
-{
-	int descriptor = open(below(name), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	struct stat what;
-
-	if (descriptor < 0 || fstat(descriptor, &what) < 0)
-		fail(name);
-	if (owner >= 0 && what.st_uid != (uid_t)owner) {
-		errno = EPERM;
-		fail("the overlay directory belongs to somebody else");
-	}
-	return descriptor;
-}
-
-static void mount_overlay(int owner)
-{
-	int upper = overlay_directory("changes/upper", owner);
-	int work = overlay_directory("changes/work", owner);
-	/*
-	 * redirect_dir: without it renaming a directory of the lower layer fails with EXDEV, and dpkg
-	 * with it. It needs trusted extended attributes, which only the initial user namespace has;
-	 * elsewhere (maid as an ordinary user) those of the user must do.
-	 */
-	const char *kinds[] = { "redirect_dir=on,index=off", "userxattr,index=off" };
-	char options[1024];
-	size_t i;
-
-	for (i = 0; i < 2; i++) {
-		snprintf(options, sizeof(options),
-			 "lowerdir=%s/lower,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d,%s",
-			 directory, upper, work, kinds[i]);
-		if (mount("overlay", below("rootfs"), "overlay", 0, options) == 0)
-			break;
-		if (errno != EPERM || i)
-			fail("mounting the overlay");
-	}
-	close(upper);
-	close(work);
-}
-
-static void attach_network(int network)
-{
-	char from[64];
-	int file = open(below("net"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-
-	if (file < 0)
-		fail("net");
-	close(file);
-	snprintf(from, sizeof(from), "/proc/self/fd/%d", network);
-	if (mount(from, below("net"), NULL, MS_BIND, NULL) < 0)
-		fail("attaching the network namespace");
-}
-
 static void write_pid(void)
 {
 	char text[16];
-	int length = snprintf(text, sizeof(text), "%d\n", getpid());
+	int length = snprintf(text, sizeof(text), "%d\n", supervisor);
 	int file = open(below("supervisor"), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
 	if (file < 0 || write(file, text, length) != length)
@@ -257,53 +195,53 @@ static void enter_cgroup(const char *path)
  */
 static void kill_all(pid_t keep, struct rusage *usage, int *status)
 {
-	char path[64], list[4096], *at;
-	ssize_t length;
-	int file, ignored;
+	struct rusage used;
 	pid_t child;
+	int end;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/children", getpid());
 	for (;;) {
-		file = open(path, O_RDONLY | O_CLOEXEC);
-		if (file < 0)
-			fail(path);
-		length = read(file, list, sizeof(list) - 1);
-		close(file);
-		list[length > 0 ? length : 0] = 0;
-		for (at = list; *at;) {
-			child = strtol(at, &at, 10);
-			if (child > 0)
-				kill(child, SIGKILL);
-			while (*at == ' ' || *at == '\n')
-				at++;
-		}
+		if (kill_children() < 0)
+			fail("listing the children");
 		do {
-			struct rusage used;
-
-			child = wait4(-1, &ignored, 0, &used);
-			if (child > 0 && child == keep) {
-				*usage = used;
-				*status = ignored;
-			}
+			child = wait4(-1, &end, 0, &used);
 		} while (child < 0 && errno == EINTR);
 		if (child < 0)
 			return;
+		if (child == keep) {
+			*usage = used;
+			*status = end;
+		}
 	}
 }
 
-static pid_t start(char **command)
+/*
+ * Start the runtime from a read-only clone of its mount. That is what crun and runc look for before
+ * they execute themselves a second time, from a copy that a container cannot write to
+ * (CVE-2019-5736); here there is no need for it, which saves a tenth of a step's time.
+ */
+static pid_t start(char **command, char **environment)
 {
+	int program = readonly_program(command[0]), signal_number;
+	struct sigaction normal = { .sa_handler = SIG_DFL };
+	pid_t child;
 	sigset_t none;
-	pid_t child = vfork();
 
+	child = fork();
 	if (child < 0)
-		fail("vfork");
+		fail("fork");
 	if (child == 0) {
+		/* Python ignores some signals, and what is ignored is inherited. */
+		for (signal_number = 1; signal_number < NSIG; signal_number++)
+			sigaction(signal_number, &normal, NULL);
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
-		execv(command[0], command);
+		/* Without its supervisor a runtime must not go on to start a container. */
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != supervisor)
+			_exit(127);
+		syscall(SYS_execveat, program, "", command, environment, AT_EMPTY_PATH);
 		_exit(127);
 	}
+	close(program);
 	return child;
 }
 
@@ -351,58 +289,73 @@ static int wait_for(pid_t child, int *status, struct rusage *usage, const sigset
 	}
 }
 
-int main(int argc, char **argv)
+static char **read_options(int argc, char **argv, struct step *step, struct limits *limits)
 {
-	int rootfs = -1, changes = -1, caller = -1, network = -1, owner = -1, timeout = 0, own = -1;
-	int binds[MAX_BINDS], bind_count = 0, cgroup_count = 0, status = 0, i;
-	const char *cgroups[MAX_CGROUPS], *hide = NULL;
-	sigset_t signals;
-	struct rusage usage = { 0 };
-	char name[32], **command = NULL;
-	pid_t runtime, container = 0;
+	const char *name, *value;
+	int i;
 
-	clock_gettime(CLOCK_MONOTONIC, &begun);
 	for (i = 1; i + 1 < argc && strcmp(argv[i], "--"); i += 2) {
-		if (!strcmp(argv[i], "directory"))
-			directory = argv[i + 1];
-		else if (!strcmp(argv[i], "rootfs"))
-			rootfs = number(argv[i + 1]);
-		else if (!strcmp(argv[i], "changes"))
-			changes = number(argv[i + 1]);
-		else if (!strcmp(argv[i], "caller"))
-			caller = number(argv[i + 1]);
-		else if (!strcmp(argv[i], "network"))
-			network = number(argv[i + 1]);
-		else if (!strcmp(argv[i], "owner"))
-			owner = number(argv[i + 1]);
-		else if (!strcmp(argv[i], "timeout"))
-			timeout = number(argv[i + 1]);
-		else if (!strcmp(argv[i], "hide"))
-			hide = argv[i + 1];
-		else if (!strcmp(argv[i], "bind") && bind_count < MAX_BINDS)
-			binds[bind_count++] = number(argv[i + 1]);
-		else if (!strcmp(argv[i], "cgroup") && cgroup_count < MAX_CGROUPS)
-			cgroups[cgroup_count++] = argv[i + 1];
+		name = argv[i];
+		value = argv[i + 1];
+		if (!strcmp(name, "directory"))
+			directory = step->directory = value;
+		else if (!directory)
+			break;	/* it comes first: nothing can be said without it */
+		else if (!strcmp(name, "rootfs"))
+			step->rootfs = descriptor(value);
+		else if (!strcmp(name, "changes"))
+			step->changes = descriptor(value);
+		else if (!strcmp(name, "caller"))
+			step->caller = descriptor(value);
+		else if (!strcmp(name, "reopen"))
+			step->reopen = number(value, 1);
+		else if (!strcmp(name, "sys"))
+			step->sys = number(value, 1);
+		else if (!strcmp(name, "network"))
+			limits->network = descriptor(value);
+		else if (!strcmp(name, "owner"))
+			step->owner = number(value, INT_MAX);
+		else if (!strcmp(name, "group"))
+			step->group = number(value, INT_MAX);
+		else if (!strcmp(name, "user-ids"))
+			step->user_ids = value;
+		else if (!strcmp(name, "group-ids"))
+			step->group_ids = value;
+		else if (!strcmp(name, "timeout"))
+			limits->timeout = number(value, LONG_MAX);
+		else if (!strcmp(name, "hide"))
+			step->hide = value;
+		else if (!strncmp(name, "bind", 4) && step->bind_count < MAX_BINDS) {
+			step->bind_readonly[step->bind_count] = !strcmp(name, "bind-readonly");
+			step->binds[step->bind_count++] = descriptor(value);
+		} else if (!strcmp(name, "cgroup") && limits->cgroup_count < MAX_CGROUPS)
+			limits->cgroups[limits->cgroup_count++] = value;
 		else
 			break;
 	}
-	if (!directory || rootfs < 0 || i + 1 >= argc || strcmp(argv[i], "--")) {
+	if (step->rootfs < 0 || i + 1 >= argc || strcmp(argv[i], "--") ||
+	    (step->owner >= 0 && (step->group < 0 || !step->user_ids || !step->group_ids)))
+		return NULL;
+	return argv + i + 1;
+}
+
+int main(int argc, char **argv, char **environment)
+{
+	struct step step = { .rootfs = -1, .changes = -1, .caller = -1, .owner = -1, .group = -1 };
+	struct limits limits = { .network = -1 };
+	struct rusage usage = { 0 }, ignored;
+	pid_t runtime, container = 0;
+	int status = 0, unused, i;
+	sigset_t signals;
+	char **command;
+
+	clock_gettime(CLOCK_MONOTONIC, &begun);
+	command = read_options(argc, argv, &step, &limits);
+	if (!command) {
 		dprintf(2, "usage: maid-step directory PATH rootfs FD [option value]... -- RUNTIME [ARG...]\n");
 		return 2;
 	}
-	command = argv + i + 1;
-
-	/* Descriptors of the step must not reach the runtime: only its standard streams do. */
-	own_descriptor(rootfs);
-	if (changes >= 0)
-		own_descriptor(changes);
-	if (caller >= 0)
-		own_descriptor(caller);
-	if (network >= 0)
-		own_descriptor(network);
-	for (i = 0; i < bind_count; i++)
-		own_descriptor(binds[i]);
-
+	supervisor = getpid();
 	setsid();
 	write_pid();
 	sigemptyset(&signals);
@@ -410,53 +363,24 @@ int main(int argc, char **argv)
 	sigaddset(&signals, SIGALRM);
 	sigaddset(&signals, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
-	signal(SIGCHLD, SIG_DFL);
-	signal(SIGPIPE, SIG_DFL);	/* Python ignores it, and what is ignored is inherited */
+	signal(SIGCHLD, SIG_DFL);	/* ignored, it would take the children's ends from us */
 	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
 		fail("PR_SET_CHILD_SUBREAPER");
-	if (timeout) {
-		struct itimerval limit = { .it_value = { timeout / 1000, timeout % 1000 * 1000 } };
+	if (limits.timeout) {
+		struct itimerval limit = {
+			.it_value = { limits.timeout / 1000, limits.timeout % 1000 * 1000 }
+		};
 
 		setitimer(ITIMER_REAL, &limit, NULL);
 	}
-	for (i = 0; i < cgroup_count; i++)
-		enter_cgroup(cgroups[i]);
-	own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	if (own < 0)
-		fail("/proc/self/ns/mnt");
-	/* While still in the namespace of the descriptors' mounts: copies; then, in an own one, their places. */
-	rootfs = tree(rootfs, own, caller);
-	if (changes >= 0)
-		changes = tree(changes, own, caller);
-	for (i = 0; i < bind_count; i++)
-		binds[i] = tree(binds[i], own, caller);
-	if (unshare(CLONE_NEWNS) < 0)
-		fail("unshare mount namespace");
-	if (mount("none", "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
-		fail("making mounts slaves");
-	attach(rootfs, changes < 0 ? "rootfs" : "lower");
-	if (changes >= 0) {
-		attach(changes, "changes");
-		if (mkdir(below("rootfs"), 0755) < 0 && errno != EEXIST)
-			fail("rootfs");
-		mount_overlay(owner);
-	}
-	if (bind_count && mkdir(below("bind"), 0755) < 0 && errno != EEXIST)
-		fail("bind");
-	for (i = 0; i < bind_count; i++) {
-		snprintf(name, sizeof(name), "bind/%d", i);
-		attach(binds[i], name);
-	}
-	if (network >= 0)
-		attach_network(network);
-	if (hide)
-		umount2(hide, MNT_DETACH);
+	for (i = 0; i < limits.cgroup_count; i++)
+		enter_cgroup(limits.cgroups[i]);
+	make_mounts(&step);
+	if (limits.network >= 0 && setns(limits.network, CLONE_NEWNET) < 0)
+		fail("entering the network namespace");
 
-	runtime = start(command);
+	runtime = start(command, environment);
 	if (wait_for(runtime, &status, &usage, &signals)) {
-		struct rusage ignored;
-		int unused;
-
 		if (status) {
 			kill_all(0, &ignored, &unused);
 			write_end("refused", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),

@@ -150,7 +150,9 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
                 platform=(
                     platforms.parse(platform).normalized()
                     if platform
-                    else self._core.runner.platform_of(given.rootfs, command, environment or {})
+                    else await self._core.runner.platform_of(
+                        given.rootfs, command, environment or {}
+                    )
                 ),
                 command=tuple(command),
                 environment=environment or {},

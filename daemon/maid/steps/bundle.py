@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from maid.binfmt.namespace import IdRange, Mapping
-from maid.config import Network
 from maid.steps.step import Step
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -63,21 +62,21 @@ HOSTNAME = "maid"
 
 def bundle(
     step: Step,
+    directory: str,
     *,
     user_namespace: str | None,
     mapping: Mapping | None,
-    network_namespace: str | None,
-    binds_directory: str,
+    own_network: bool,
     resolver: bool,
     terminal_group: bool,
 ) -> dict[str, Json]:
-    """The config.json of `step`.
+    """The config.json of `step` in `directory`, where maid-step attaches what it names.
 
     `user_namespace` is the path of the namespace to join and `mapping` its id maps, both None where
-    the step runs in the daemon's own; `network_namespace` the path of one for network none, None
-    for the machine's; bind sources lie in `binds_directory` as 0, 1, 2, …; `resolver`: give the
-    step the machine's /etc/resolv.conf; `terminal_group`: group 5 exists inside (it owns terminals
-    on Debian and most others, and devpts takes it only if it is mapped).
+    the step runs in the daemon's own; `own_network`: the runtime is started in a network namespace
+    that belongs to the step; `resolver`: give the step the machine's /etc/resolv.conf;
+    `terminal_group`: group 5 exists inside (it owns terminals on Debian and most others, and devpts
+    takes it only if it is mapped).
     """
     namespaces: list[Json] = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]
     linux: dict[str, Json] = {
@@ -89,8 +88,6 @@ def bundle(
         namespaces.append({"type": "user", "path": user_namespace})
         linux["uidMappings"] = _rows(mapping.uids)
         linux["gidMappings"] = _rows(mapping.gids)
-    if network_namespace is not None:
-        namespaces.append({"type": "network", "path": network_namespace})
     capabilities: list[Json] = [*CAPABILITIES]
     held: dict[str, Json] = {kind: capabilities for kind in ("bounding", "effective", "permitted")}
     return {
@@ -106,7 +103,7 @@ def bundle(
             "capabilities": held if step.user == 0 else {"bounding": capabilities},
             "noNewPrivileges": False,
         },
-        "mounts": _mounts(step, network_namespace, binds_directory, resolver, terminal_group),
+        "mounts": _mounts(step, directory, own_network, resolver, terminal_group),
         "linux": linux,
     }
 
@@ -117,8 +114,8 @@ def _rows(ranges: tuple[IdRange, ...]) -> list[Json]:
 
 def _mounts(
     step: Step,
-    network_namespace: str | None,
-    binds_directory: str,
+    directory: str,
+    own_network: bool,
     resolver: bool,
     terminal_group: bool,
 ) -> list[Json]:
@@ -137,12 +134,13 @@ def _mounts(
         mount("/dev/pts", "devpts", "devpts", terminals + (",gid=5" if terminal_group else "")),
         mount("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=67108864"),
     ]
-    if network_namespace is None:
-        # sysfs shows the network namespace it is mounted in, and may be mounted only by its owner.
-        mounts.append(mount("/sys", "none", "/sys", "rbind,nosuid,noexec,nodev,ro"))
-    else:
+    if own_network:
         mounts.append(mount("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"))
-    if resolver and step.network is Network.HOST and not step.readonly:
+    else:
+        # sysfs shows the network namespace it is mounted in, and may be mounted only by its owner:
+        # the machine's own, of which maid-step attaches a copy.
+        mounts.append(mount("/sys", "none", f"{directory}/sys", "rbind,nosuid,noexec,nodev,ro"))
+    if resolver and not own_network:
         source = "/etc/resolv.conf"
         mounts.append(mount(source, "none", source, "bind,ro,nosuid,noexec,nodev"))
     mounts += [
@@ -151,13 +149,9 @@ def _mounts(
         )
         for path in step.tmpfs
     ]
+    # Those that are read-only are so already, with all that is mounted in them.
     mounts += [
-        mount(
-            bind.destination,
-            "none",
-            f"{binds_directory}/{number}",
-            "rbind,ro" if bind.readonly else "rbind",
-        )
+        mount(bind.destination, "none", f"{directory}/bind/{number}", "rbind")
         for number, bind in enumerate(step.binds)
     ]
     return [*mounts]

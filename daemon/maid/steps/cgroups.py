@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from maid.errors import StepRefused
 
 ROOT = "/sys/fs/cgroup"
 PERIOD = 100_000
 """Microseconds of a CPU period: the kernel's own default."""
+
+SERVICE = "maid-steps.service"
+"""The unit whose cgroup is for limited steps. They cannot lie in maid.service's own: in cgroup v2 a
+group with limits below it takes no process, and the next daemon could not start in it."""
+
+WITHOUT = "leave --memory and --cpus out, or see maid doctor"
+
+Controller: TypeAlias = Literal["memory", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -43,69 +53,95 @@ class Limits:
                         return True
         return False
 
-    def remove(self) -> None:
-        """Remove the cgroups; what still lives in one keeps it."""
+    def remove(self) -> bool:
+        """Remove the cgroups; False when something still lives in one of them."""
         for directory in self.directories:
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    os.rmdir(directory)
+                except OSError:
+                    return False
+        return True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cgroups that are still to be made: their `limits`, and which file of theirs gets what."""
+
+    limits: Limits
+    files: tuple[tuple[str, str], ...]
+    optional: tuple[tuple[str, str], ...]
+
+    def make(self) -> None:
+        """Make them. Raises StepRefused, and then there is none."""
+        try:
+            for directory in self.limits.directories:
+                os.mkdir(directory)
+            for path, value in self.files:
+                _write(path, value)
+            for path, value in self.optional:
+                with contextlib.suppress(OSError):
+                    _write(path, value)
+        except OSError as error:
+            self.limits.remove()
+            raise StepRefused(
+                f"this machine's cgroups do not allow the limit: {error.strerror}"
+                f" ({error.filename})",
+                WITHOUT,
+            ) from error
 
 
 def unavailable() -> str:
     """Why this machine cannot limit a step, or "" when it can."""
     try:
-        _layout()
+        _places(("memory", "cpu"))
     except StepRefused as error:
         return str(error)
     return ""
 
 
-def make(identifier: str, memory: int, cpus: float) -> Limits | None:
-    """Cgroups with these limits (bytes, CPUs; 0 for none); None when there is nothing to limit.
+def plan(identifier: str, memory: int, cpus: float) -> Plan | None:
+    """The cgroups for these limits (bytes, CPUs; 0 for none); None when there is nothing to limit.
 
     Raises StepRefused where the cgroups do not allow it, and says why.
     """
-    if not memory and not cpus:
+    wanted: list[Controller] = []
+    if memory:
+        wanted.append("memory")
+    if cpus:
+        wanted.append("cpu")
+    if not wanted:
         return None
-    layout = _layout()
-    made: list[str] = []
-    try:
-        if isinstance(layout, str):
-            directory = f"{layout}/{identifier}"
-            os.mkdir(directory)
-            made.append(directory)
-            if memory:
-                _write(directory, "memory.max", str(memory))
-                with contextlib.suppress(OSError):
-                    _write(directory, "memory.swap.max", "0")
-            if cpus:
-                _write(directory, "cpu.max", f"{int(cpus * PERIOD)} {PERIOD}")
-            return Limits((directory,), f"{directory}/memory.peak")
-        peak = ""
+    places = _places(wanted)
+    directories = {name: f"{place}/{identifier}" for name, place in places.items()}
+    quota = int(cpus * PERIOD)
+    files, optional, peak = [], [], ""
+    if _is_unified():
         if memory:
-            directory = f"{layout['memory']}/{identifier}"
-            os.mkdir(directory)
-            made.append(directory)
-            _write(directory, "memory.limit_in_bytes", str(memory))
-            with contextlib.suppress(OSError):
-                _write(directory, "memory.memsw.limit_in_bytes", str(memory))
-            peak = f"{directory}/memory.max_usage_in_bytes"
+            files.append((f"{directories['memory']}/memory.max", str(memory)))
+            # Without swap the limit means what it says; a kernel without swap has no such file.
+            optional.append((f"{directories['memory']}/memory.swap.max", "0"))
+            peak = f"{directories['memory']}/memory.peak"
         if cpus:
-            directory = f"{layout['cpu']}/{identifier}"
-            os.mkdir(directory)
-            made.append(directory)
-            _write(directory, "cpu.cfs_period_us", str(PERIOD))
-            _write(directory, "cpu.cfs_quota_us", str(int(cpus * PERIOD)))
-        return Limits(tuple(made), peak)
-    except OSError as error:
-        Limits(tuple(made), "").remove()
-        raise StepRefused(
-            f"this machine's cgroups do not allow the limit: {error.strerror} ({error.filename})",
-            "leave --memory and --cpus out, or give the service Delegate=yes: maid doctor",
-        ) from error
+            files.append((f"{directories['cpu']}/cpu.max", f"{quota} {PERIOD}"))
+    else:
+        if memory:
+            files.append((f"{directories['memory']}/memory.limit_in_bytes", str(memory)))
+            optional.append((f"{directories['memory']}/memory.memsw.limit_in_bytes", str(memory)))
+            peak = f"{directories['memory']}/memory.max_usage_in_bytes"
+        if cpus:
+            files.append((f"{directories['cpu']}/cpu.cfs_period_us", str(PERIOD)))
+            files.append((f"{directories['cpu']}/cpu.cfs_quota_us", str(quota)))
+    made = tuple(dict.fromkeys(directories.values()))
+    return Plan(Limits(made, peak), tuple(files), tuple(optional))
 
 
-def _layout() -> str | dict[str, str]:
-    """The directory for steps in cgroup v2, or one for each v1 controller."""
+def _is_unified() -> bool:
+    return os.path.exists(f"{ROOT}/cgroup.controllers")
+
+
+def _places(wanted: Iterable[Controller]) -> dict[Controller, str]:
+    """The directory below which each of the controllers' cgroups for steps are made."""
     own: dict[str, str] = {}
     try:
         with open("/proc/self/cgroup") as file:
@@ -115,57 +151,76 @@ def _layout() -> str | dict[str, str]:
                     own[controller] = path
     except OSError as error:
         raise StepRefused(f"/proc/self/cgroup cannot be read: {error.strerror}") from error
-    if os.path.exists(f"{ROOT}/cgroup.controllers"):
-        return _unified(f"{ROOT}{own.get('', '/')}".rstrip("/"))
-    found: dict[str, str] = {}
-    for controller in ("memory", "cpu"):
-        directory = next(
-            (
-                f"{ROOT}/{mount}{own.get(controller, '/')}".rstrip("/")
-                for mount in (controller, "cpu,cpuacct" if controller == "cpu" else controller)
-                if os.path.isdir(f"{ROOT}/{mount}")
-            ),
-            "",
-        )
-        if not directory or not os.path.isdir(directory):
-            raise StepRefused(
-                f"there is no cgroup controller {controller} for this process",
-                "leave --memory and --cpus out: maid doctor",
-            )
-        found[controller] = f"{directory}/maid-steps"
-        try:
-            os.makedirs(found[controller], exist_ok=True)
-        except OSError as error:
-            raise StepRefused(
-                f"no cgroup can be made in {directory}: {error.strerror}",
-                "leave --memory and --cpus out, or run the daemon as root",
-            ) from error
-    return found
+    if _is_unified():
+        place = _unified(f"{ROOT}{own.get('', '/')}".rstrip("/"), list(wanted))
+        return {controller: place for controller in wanted}
+    return {controller: _separate(controller, own) for controller in wanted}
 
 
-def _unified(own: str) -> str:
-    """In cgroup v2 only leaves hold processes: the daemon moves to a leaf, steps get their own."""
-    base = own.removesuffix("/daemon")
+def _separate(controller: Controller, own: dict[str, str]) -> str:
+    """Cgroup v1, hybrid: the place in one controller's own tree, below the daemon's own group."""
+    for mount in (controller, "cpu,cpuacct"):
+        tree = f"{ROOT}/{mount}"
+        if (mount == controller or controller == "cpu") and os.path.isdir(tree):
+            break
+    else:
+        raise StepRefused(f"there is no cgroup controller {controller} here", WITHOUT)
+    directory = f"{tree}{own.get(controller, '/')}".rstrip("/")
+    if not os.path.isdir(directory):
+        directory = tree  # in a container, whose own group is the root of what it sees
+    place = f"{directory}/maid-steps"
     try:
-        if base == own:
-            os.makedirs(f"{base}/daemon", exist_ok=True)
-            with open(f"{base}/cgroup.procs") as file:
-                processes = file.read().split()
-            for process in processes:
-                with contextlib.suppress(OSError):
-                    _write(f"{base}/daemon", "cgroup.procs", process)
-        _write(base, "cgroup.subtree_control", "+memory +cpu")
+        os.makedirs(place, exist_ok=True)
+    except OSError as error:
+        raise StepRefused(f"no cgroup can be made in {directory}: {error.strerror}", WITHOUT) from (
+            error
+        )
+    return place
+
+
+def _unified(own: str, wanted: list[Controller]) -> str:
+    """Cgroup v2: beside the daemon's group, in that of SERVICE; else below the daemon's own.
+
+    Only leaves hold processes there: a daemon that is alone in its group moves to a leaf of it.
+    Others' processes are never moved.
+    """
+    service = f"{os.path.dirname(own)}/{SERVICE}"
+    base = service if os.path.isdir(service) else own.removesuffix("/daemon")
+    leaf = f"{base}/{'owner' if base == service else 'daemon'}"
+    try:
+        _enable(base, leaf, wanted)
         steps = f"{base}/steps"
         os.makedirs(steps, exist_ok=True)
-        _write(steps, "cgroup.subtree_control", "+memory +cpu")
+        _write(f"{steps}/cgroup.subtree_control", _enabled(wanted))
     except OSError as error:
         raise StepRefused(
             f"the cgroup {base} is not maid's to divide: {error.strerror}",
-            "leave --memory and --cpus out, or give the service Delegate=yes",
+            f"{WITHOUT}; a service needs Delegate=yes",
         ) from error
     return steps
 
 
-def _write(directory: str, name: str, value: str) -> None:
-    with open(f"{directory}/{name}", "w") as file:
+def _enable(base: str, leaf: str, wanted: list[Controller]) -> None:
+    with open(f"{base}/cgroup.subtree_control") as file:
+        if set(wanted) <= set(file.read().split()):
+            return
+    with open(f"{base}/cgroup.procs") as file:
+        processes = file.read().split()
+    # maid-steps.service's only process is a sleep that is there for its group's sake.
+    allowed = {str(os.getpid())} if leaf.endswith("/daemon") else set(processes)
+    if base != ROOT and set(processes) - allowed:
+        raise StepRefused(f"other processes live in the cgroup {base} of the daemon", WITHOUT)
+    if base != ROOT and processes:
+        os.makedirs(leaf, exist_ok=True)
+        for process in processes:
+            _write(f"{leaf}/cgroup.procs", process)
+    _write(f"{base}/cgroup.subtree_control", _enabled(wanted))
+
+
+def _enabled(wanted: list[Controller]) -> str:
+    return " ".join(f"+{controller}" for controller in wanted)
+
+
+def _write(path: str, value: str) -> None:
+    with open(path, "w") as file:
         file.write(value)

@@ -1,30 +1,102 @@
 """Which platform a root file system is of: by the programs in it, not by what anybody says.
 
-Looks only through the directory's descriptor, with every symbolic link kept inside it.
+Looks only through the directory's descriptor, with every symbolic link kept inside it, and opens
+nothing but regular files: what is in there is the caller's, and opening a device node or a FIFO has
+effects. A file system may also never answer (FUSE, NFS), so the daemon looks in a thread.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import stat
+import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from maid import kernel
 from maid.emulation.targets import Target, for_header
+from maid.errors import StepRefused
 
 SHELLS = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/usr/bin/dpkg", "/sbin/apk", "/bin/bash")
 """Programs that tell a distribution's architecture; the first one that is an ELF file decides."""
 
+RESOLVER = "/etc/resolv.conf"
 
-def target_of(root: int, programs: Iterable[str] = ()) -> Target | None:
-    """The target of the root file system `root` (a descriptor); None when nothing in it tells.
+PATIENCE = 10.0
+"""Seconds until a file system that does not answer is given up. A local one needs 50 µs."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen: the target of its programs, None when nothing tells; whether it has a
+    /etc/resolv.conf to mount the machine's on."""
+
+    target: Target | None
+    resolver: bool
+
+
+def look(root: int, programs: Iterable[str] = ()) -> Look:
+    """Look into the root file system `root`, a directory's descriptor.
 
     `programs` are looked at when none of the usual ones is there (a scratch image has just one).
+    Raises StepRefused when `root` is no directory.
     """
+    require_directory(root, "the root file system")
+    target = None
     for path in (*SHELLS, *programs):
         header = _header(root, path)
         if header[:4] == b"\x7fELF":
-            return for_header(header)
-    return None
+            target = for_header(header)
+            break
+    return Look(target, _is_file(root, RESOLVER))
+
+
+async def look_apart(root: int, programs: Iterable[str] = ()) -> Look:
+    """`look`, in a thread, so that a file system that hangs holds up nobody but its owner.
+
+    Raises StepRefused also when it does not answer within PATIENCE.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Look] = loop.create_future()
+    own = os.dup(root)  # the caller's may be closed, and its number used again, while we hang
+
+    def settle(found: Look | BaseException) -> None:
+        if answer.done():
+            return
+        if isinstance(found, Look):
+            answer.set_result(found)
+        else:
+            answer.set_exception(found)
+
+    def work() -> None:
+        found: Look | BaseException
+        try:
+            found = look(own, programs)
+        except (StepRefused, OSError) as error:
+            found = error
+        finally:
+            os.close(own)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=work, name="maid-look", daemon=True).start()
+    try:
+        return await asyncio.wait_for(answer, PATIENCE)
+    except TimeoutError:
+        raise StepRefused(
+            f"the root file system did not answer within {PATIENCE:.0f} s",
+            "is it on a network or FUSE mount whose server is gone?",
+        ) from None
+    except OSError as error:
+        raise StepRefused(f"the root file system cannot be read: {error.strerror}") from error
+
+
+def require_directory(descriptor: int, what: str) -> None:
+    """Raise StepRefused when `descriptor` is none of a directory."""
+    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise StepRefused(f"{what} is no directory", "hand over a descriptor of a directory")
 
 
 def candidates(command: str, search_path: str) -> list[str]:
@@ -34,15 +106,31 @@ def candidates(command: str, search_path: str) -> list[str]:
     return [f"{directory}/{command}" for directory in search_path.split(":") if directory]
 
 
+def _is_file(root: int, path: str) -> bool:
+    try:
+        found = kernel.open_in_root(root, path, os.O_PATH)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(found).st_mode)
+    finally:
+        os.close(found)
+
+
 def _header(root: int, path: str) -> bytes:
     try:
-        # A FIFO put in its place must not make the daemon wait.
-        descriptor = kernel.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
+        found = kernel.open_in_root(root, path, os.O_PATH)
+    except (OSError, ValueError):  # ValueError: a NUL byte in the path
         return b""
     try:
-        return os.pread(descriptor, 64, 0)
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            return b""
+        descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(descriptor, 64, 0)
+        finally:
+            os.close(descriptor)
     except OSError:
         return b""
     finally:
-        os.close(descriptor)
+        os.close(found)

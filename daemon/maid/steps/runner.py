@@ -11,12 +11,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
-import shutil
 import signal
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,17 +22,19 @@ import msgspec
 
 from maid import native
 from maid.binfmt import namespace
-from maid.binfmt.namespace import Pinned
+from maid.binfmt.namespace import IdRange, Pinned
 from maid.config import Network
 from maid.emulation.machine import ROOT, Machine, Table
 from maid.emulation.targets import Target
-from maid.errors import AccessDenied, LimitReached, MaidError, PlatformUnavailable, StepRefused
+from maid.errors import AccessDenied, MaidError, PlatformUnavailable, StepRefused
 from maid.platforms import Platform
-from maid.steps import cgroups, rootfs
+from maid.steps import cgroups, record, rootfs
 from maid.steps.bundle import bundle
-from maid.steps.cgroups import Limits
 from maid.steps.network import Networks
-from maid.steps.runtime import Runtime, RuntimeUnavailable, quietly, read_text
+from maid.steps.places import Places
+from maid.steps.record import Meta
+from maid.steps.rootfs import Look
+from maid.steps.runtime import Runtime, RuntimeUnavailable, quietly
 from maid.steps.step import DEFAULT_PATH, Outcome, Result, Step, new_id
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,9 @@ UNCLAIMED = 15.0
 REMEMBERED = 60.0
 """Seconds that the result of a finished step can still be asked for."""
 
-_NOT_FOUND = re.compile(r"not found|no such file", re.IGNORECASE)
-_NOT_EXECUTABLE = re.compile(r"permission denied|exec format error|is a directory", re.IGNORECASE)
+STUBBORN = 5.0
+"""Seconds after which a supervisor that was told to end its step is killed: it hangs before the
+step has begun (a mount of a file system that does not answer)."""
 
 
 class StepUnknown(MaidError):
@@ -83,24 +84,11 @@ class Caller:
         return f"uid-{self.uid}-{self.mapping.gids[0].outside}"
 
 
-class Meta(msgspec.Struct, frozen=True):
-    """What is written down of a step for a daemon that comes after: step.json in its directory."""
-
-    id: str
-    uid: int
-    platform: str
-    command: tuple[str, ...]
-    started: float
-    via: str
-    interpreter: str | None
-    table: str
-    cgroups: tuple[str, ...] = ()
-    peak_file: str = ""
-
-
 @dataclass
 class Active:
-    """A step that was started. `finished` holds its result; `waiters` counts who asks for it."""
+    """A step that was started. `finished` holds its result, which somebody has taken once `claimed`
+    is set; `waiters` counts who asks for it; `handle` is its supervisor's pidfd, -1 once ended;
+    `child`: the supervisor is this process's own."""
 
     meta: Meta
     directory: str
@@ -109,20 +97,12 @@ class Active:
     finished: asyncio.Future[Result]
     handle: int = -1
     waiters: int = 0
-    ended: float = 0.0
+    claimed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def done(self) -> bool:
         """Whether it has ended."""
         return self.finished.done()
-
-
-@dataclass
-class _Places:
-    """One user's places: steps at once, and who waits for one."""
-
-    running: int = 0
-    queue: list[asyncio.Future[None]] = field(default_factory=list)
 
 
 class Runner:
@@ -137,7 +117,7 @@ class Runner:
         self._machine = machine
         self._emit = emit
         self._networks = Networks()
-        self._places: dict[int, _Places] = defaultdict(_Places)
+        self._places = Places()
         self._directory = str(machine.config.paths.runtime / "steps")
         self._cleaning: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -153,18 +133,19 @@ class Runner:
         PlatformUnavailable, LimitReached, RuntimeUnavailable.
         """
         step.check()
-        self._check_rootfs(step, given)
-        async with self._place(caller.uid):
-            active = await self._start(step, caller, given)
+        seen = await self._look(step, given)
+        async with self._places.one(caller.uid, self._machine.config.steps):
+            active = await self._start(step, caller, given, seen)
             started(active)
             return await self.wait(active)
 
-    def platform_of(
+    async def platform_of(
         self, root: int, command: Sequence[str], environment: Mapping[str, str]
     ) -> Platform:
         """The platform of a root file system for which none was named. Raises StepRefused."""
         path = environment.get("PATH", DEFAULT_PATH)
-        target = rootfs.target_of(root, rootfs.candidates(command[0], path) if command else [])
+        programs = rootfs.candidates(command[0], path) if command else []
+        target = (await rootfs.look_apart(root, programs)).target
         if target is None or not target.platforms:
             raise StepRefused(
                 "no program in the root file system tells its platform", "name it: --platform"
@@ -172,57 +153,22 @@ class Runner:
         # Of arm's three the newest: the programs do not say which they need.
         return target.platforms[-1]
 
-    def _check_rootfs(self, step: Step, given: Descriptors) -> None:
+    async def _look(self, step: Step, given: Descriptors) -> Look:
+        """Look into the root file system, and refuse it when it is of another platform."""
         target = self._machine.find(step.platform)
         path = step.full_environment().get("PATH", "")
-        found = rootfs.target_of(given.rootfs, rootfs.candidates(step.command[0], path))
-        if found is not None and found.emulator != target.emulator:
+        seen = await rootfs.look_apart(given.rootfs, rootfs.candidates(step.command[0], path))
+        if given.changes >= 0:
+            rootfs.require_directory(given.changes, "what the overlay writes to")
+        if seen.target is not None and seen.target.emulator != target.emulator:
+            found = seen.target
             platforms = " or ".join(str(p) for p in found.platforms) or found.name
             raise StepRefused(
                 f"the root file system is for {platforms}, not for {step.platform}",
                 f"run it with --platform {found.platforms[0] if found.platforms else '…'}, or give"
                 f" a root file system of {step.platform}",
             )
-
-    @contextlib.asynccontextmanager
-    async def _place(self, uid: int) -> AsyncIterator[None]:
-        """Wait for one of the user's places. Raises LimitReached when too many wait already."""
-        limits = self._machine.config.steps
-        places = self._places[uid]
-        if places.running >= limits.max_per_uid:
-            if len(places.queue) >= limits.max_queued_per_uid:
-                raise LimitReached(
-                    f"user {uid} has {places.running} steps running and {len(places.queue)} waiting",
-                    "[steps] max_per_uid and max_queued_per_uid in maid.toml are the limits",
-                )
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            places.queue.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn in places.queue:
-                    places.queue.remove(turn)
-                else:
-                    self._free(uid)  # the turn came and the caller left in the same moment
-                raise
-        else:
-            places.running += 1
-        try:
-            yield
-        finally:
-            self._free(uid)
-
-    def _free(self, uid: int) -> None:
-        places = self._places[uid]
-        while places.queue:
-            turn = places.queue.pop(0)
-            if not turn.done():
-                turn.set_result(None)  # the place passes on
-                return
-        places.running -= 1
-
-    def _free_after(self, uid: int, _: asyncio.Future[Result]) -> None:
-        self._free(uid)
+        return seen
 
     async def _serve(
         self, step: Step, target: Target, caller: Caller
@@ -250,7 +196,7 @@ class Runner:
             raise PlatformUnavailable(f"nothing serves {step.platform}", "maid doctor")
         return table, "emulated", kept.serving.interpreter
 
-    async def _start(self, step: Step, caller: Caller, given: Descriptors) -> Active:
+    async def _start(self, step: Step, caller: Caller, given: Descriptors, seen: Look) -> Active:
         if self.runtime is None:
             raise RuntimeUnavailable(
                 f"steps are not possible here: {self.runtime_problem}", "maid doctor"
@@ -258,33 +204,35 @@ class Runner:
         target = self._machine.find(step.platform)
         table, via, interpreter = await self._serve(step, target, caller)
         pinned = table.pinned if table else None
+        _check_ids(step, pinned.mapping if pinned else None)
         identifier = new_id()
         directory = f"{self._directory}/{identifier}"
-        limits: Limits | None = None
+        plan = cgroups.plan(identifier, step.memory, step.cpus)
+        meta = Meta(
+            id=identifier,
+            uid=caller.uid,
+            platform=str(step.platform),
+            command=step.command,
+            started=time.time(),
+            via=via,
+            interpreter=interpreter,
+            table=table.key if table else "",
+            cgroups=plan.limits.directories if plan else (),
+            peak_file=plan.limits.peak_file if plan else "",
+        )
         network = -1
         try:
-            limits = cgroups.make(identifier, step.memory, step.cpus)
             if step.network is Network.NONE:
                 network = await self._network(pinned.open_user() if pinned else -1)
-            self._write_bundle(step, directory, pinned, network >= 0)
-            meta = Meta(
-                id=identifier,
-                uid=caller.uid,
-                platform=str(step.platform),
-                command=step.command,
-                started=time.time(),
-                via=via,
-                interpreter=interpreter,
-                table=table.key if table else "",
-                cgroups=limits.directories if limits else (),
-                peak_file=limits.peak_file if limits else "",
-            )
-            _write(f"{directory}/step.json", msgspec.json.encode(meta))
-            pid = self._spawn(step, caller, given, directory, identifier, network, limits)
+            self._write_bundle(step, directory, pinned, network >= 0, seen.resolver)
+            # Before anything of it exists: a daemon that comes after can then clean up all of it.
+            record.write(f"{directory}/step.json", msgspec.json.encode(meta))
+            if plan:
+                plan.make()
+            pid = self._spawn(step, caller, given, meta, directory, network)
         except BaseException:
-            if limits:
-                limits.remove()
-            shutil.rmtree(directory, ignore_errors=True)
+            meta.limits.remove()
+            record.remove(directory)
             raise
         finally:
             if network >= 0:
@@ -299,64 +247,73 @@ class Runner:
                 os.close(user)
 
     def _write_bundle(
-        self, step: Step, directory: str, instance: Pinned | None, network: bool
+        self, step: Step, directory: str, instance: Pinned | None, own_network: bool, resolver: bool
     ) -> None:
         os.makedirs(self._directory, mode=0o711, exist_ok=True)
         # A mapped root must be able to reach rootfs/ in it, but need not list it.
         os.mkdir(directory, 0o711)
         document = bundle(
             step,
+            directory,
             user_namespace=instance.user if instance else None,
             mapping=instance.mapping if instance else None,
-            network_namespace=f"{directory}/net" if network else None,
-            binds_directory=f"{directory}/bind",
-            resolver=os.path.exists("/etc/resolv.conf"),
+            own_network=own_network,
+            # A place for it would have to be made, which is no way to leave a rootfs alone.
+            resolver=os.path.exists(rootfs.RESOLVER) and (resolver or not step.readonly),
             terminal_group=instance is None or instance.mapping.gid_outside(5) is not None,
         )
-        _write(f"{directory}/config.json", msgspec.json.encode(document))
+        record.write(f"{directory}/config.json", msgspec.json.encode(document))
 
     def _spawn(
         self,
         step: Step,
         caller: Caller,
         given: Descriptors,
+        meta: Meta,
         directory: str,
-        identifier: str,
         network: int,
-        limits: Limits | None,
     ) -> int:
         assert self.runtime is not None
         program = native.path("maid-step")
-        arguments = [program, "directory", directory, "rootfs", str(given.rootfs)]
         kept = [given.rootfs, *given.binds]
+        options: list[tuple[str, object]] = [("directory", directory), ("rootfs", given.rootfs)]
         for name, descriptor in (
             ("changes", given.changes),
             ("network", network),
             ("caller", given.mount_namespace),
         ):
             if descriptor >= 0:
-                arguments += [name, str(descriptor)]
+                options.append((name, descriptor))
                 kept.append(descriptor)
-        if given.changes >= 0 and caller.mapping is not None:
-            arguments += ["owner", str(caller.uid)]
-        for descriptor in given.binds:
-            arguments += ["bind", str(descriptor)]
+        if caller.mapping is None:
+            options.append(("reopen", 1))
+        elif given.changes >= 0:
+            options += _owner(caller.mapping)
+        for bind, descriptor in zip(step.binds, given.binds, strict=True):
+            options.append(("bind-readonly" if bind.readonly else "bind", descriptor))
+        if network < 0:
+            options.append(("sys", 1))
         timeout = step.timeout or self._machine.config.steps.timeout
         if timeout:
-            arguments += ["timeout", str(max(1, int(timeout * 1000)))]
-        for cgroup in limits.directories if limits else ():
-            arguments += ["cgroup", cgroup]
+            options.append(("timeout", max(1, int(timeout * 1000))))
+        options += [("cgroup", cgroup) for cgroup in meta.cgroups]
         if self.runtime.hide:
-            arguments += ["hide", self.runtime.hide]
+            options.append(("hide", self.runtime.hide))
         return os.posix_spawn(
             program,
-            [*arguments, "--", *self.runtime.run_command(identifier, directory)],
-            {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+            [
+                program,
+                *(str(word) for option in options for word in option),
+                "--",
+                *self.runtime.run_command(meta.id, directory),
+            ],
+            {"PATH": DEFAULT_PATH},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, given.stdin, 0),
                 (os.POSIX_SPAWN_DUP2, given.stdout, 1),
                 (os.POSIX_SPAWN_DUP2, given.stderr, 2),
-                *((os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in kept),
+                # A descriptor duplicated onto itself loses close-on-exec (glibc >= 2.29).
+                *((os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in set(kept)),
             ],
         )
 
@@ -365,8 +322,19 @@ class Runner:
     def _watch(self, meta: Meta, directory: str, pid: int, child: bool) -> Active:
         loop = asyncio.get_running_loop()
         active = Active(meta, directory, pid, child, loop.create_future())
+        try:
+            active.handle = os.pidfd_open(pid)
+        except OSError:
+            if child:  # too many open files: the step must not run on without anybody
+                os.kill(pid, signal.SIGTERM)
+                os.waitpid(pid, 0)
+                meta.limits.remove()
+                record.remove(directory)
+            raise
+        if not child and not record.is_supervisor(pid, directory):
+            os.close(active.handle)
+            raise ProcessLookupError(f"the supervisor of step {meta.id} is gone")
         self.steps[meta.id] = active
-        active.handle = os.pidfd_open(pid)
         loop.add_reader(active.handle, self._on_end, active)
         return active
 
@@ -379,8 +347,9 @@ class Runner:
         self._finish(active)
 
     def _finish(self, active: Active) -> None:
-        result = self._result(active)
-        active.ended = time.monotonic()
+        result = record.result(active.directory, active.meta)
+        if result.outcome is Outcome.lost:
+            record.kill_container(active.directory)
         active.finished.set_result(result)
         self.outcomes[result.outcome.value] += 1
         if result.outcome is not Outcome.exited:
@@ -390,65 +359,32 @@ class Runner:
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
 
-    def _result(self, active: Active) -> Result:
-        meta, directory = active.meta, active.directory
-        limits = Limits(meta.cgroups, meta.peak_file)
-        fields = read_text(f"{directory}/result").split(maxsplit=6)
-        if len(fields) < 6:
-            _kill_container(directory)
-            elapsed = time.time() - meta.started
-            words = "the step's supervisor was killed, and the step was ended with it"
-            return Result(
-                Outcome.lost, 125, None, words, elapsed, 0.0, 0.0, 0, meta.via, meta.interpreter
-            )
-        outcome = Outcome(fields[0])
-        number, wall, user, system, kilobytes = (int(word) for word in fields[1:6])
-        status, signal_number = number, None
-        error: str | None = None
-        if outcome is Outcome.refused:
-            status, error = _refusal(read_text(f"{directory}/log"), meta.command[0], number)
-        elif outcome is Outcome.failed:
-            error = (
-                f"the step could not be prepared: {fields[6].strip() if len(fields) > 6 else '?'}"
-            )
-        elif outcome is not Outcome.exited:
-            signal_number, status = number, 128 + number
-            error = {
-                Outcome.timeout: f"ended by its time limit after {wall / 1e6:.1f} s",
-                Outcome.cancelled: "cancelled",
-            }.get(outcome)
-        if outcome is Outcome.signaled and limits.was_killed_for_memory():
-            error = "killed because it needed more than its memory limit"
-        return Result(
-            outcome=outcome,
-            status=status,
-            signal=signal_number,
-            error=error,
-            wall=wall / 1e6,
-            user=user / 1e6,
-            system=system / 1e6,
-            peak_memory=limits.peak() or kilobytes * 1024,
-            via=meta.via,
-            interpreter=meta.interpreter,
-        )
-
     async def _clean(self, active: Active) -> None:
-        """Remove what a step leaves behind; its result is remembered for a while."""
+        """Remove what a step leaves behind, its result not before somebody has taken it: a daemon
+        that comes after can be asked for it as well."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(REMEMBERED, self.steps.pop, active.meta.id, None)
         if self.runtime is not None:
             command = self.runtime.delete_command(active.meta.id, active.directory)
             if command and os.path.isdir(f"{active.directory}/state"):
                 await quietly(command)
-        Limits(active.meta.cgroups, "").remove()
-        shutil.rmtree(active.directory, ignore_errors=True)
-        await asyncio.sleep(REMEMBERED)
-        self.steps.pop(active.meta.id, None)
+        # The last process of a container that was killed may take a moment to die.
+        for _ in range(100):
+            if active.meta.limits.remove():
+                break
+            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(active.claimed.wait(), REMEMBERED)
+        record.remove(active.directory)
 
     async def wait(self, active: Active) -> Result:
         """Wait for a step's end. When the waiting is cancelled and nobody else waits, so is the
         step, unless the daemon is going down: then the next one takes it up."""
         active.waiters += 1
         try:
-            return await asyncio.shield(active.finished)
+            result = await asyncio.shield(active.finished)
+            active.claimed.set()
+            return result
         except asyncio.CancelledError:
             if active.waiters == 1 and not self._closed:
                 self.cancel(active)
@@ -459,8 +395,13 @@ class Runner:
     def cancel(self, active: Active) -> None:
         """End a step: its whole process tree is killed by its supervisor."""
         if active.handle >= 0:
+            self._signal(active, signal.SIGTERM)
+            asyncio.get_running_loop().call_later(STUBBORN, self._signal, active, signal.SIGKILL)
+
+    def _signal(self, active: Active, number: signal.Signals) -> None:
+        if active.handle >= 0:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(active.handle, signal.SIGTERM)
+                signal.pidfd_send_signal(active.handle, number)
 
     def find(self, identifier: str, uid: int) -> Active:
         """The step of that id. Raises StepUnknown, and AccessDenied for somebody else's."""
@@ -477,7 +418,7 @@ class Runner:
 
     def waiting(self) -> int:
         """How many requests wait for a place."""
-        return sum(len(places.queue) for places in self._places.values())
+        return self._places.waiting()
 
     # A daemon's end and the next one's start ----------------------------------------------------
 
@@ -491,25 +432,29 @@ class Runner:
                     self._take_up(directory)
                 except (OSError, msgspec.MsgspecError) as error:
                     log.warning("step %s cannot be taken up (%s): it is removed", name, error)
-                    _kill_container(directory)
-                    shutil.rmtree(directory, ignore_errors=True)
+                    record.kill_container(directory)
+                    record.remove(directory)
         running = [active for active in self.steps.values() if not active.done]
         for active in running:
-            self._places[active.meta.uid].running += 1
-            active.finished.add_done_callback(partial(self._free_after, active.meta.uid))
+            self._places.take(active.meta.uid)
+            active.finished.add_done_callback(partial(self._free, active.meta.uid))
             asyncio.get_running_loop().call_later(UNCLAIMED, self._end_unclaimed, active)
         return len(running)
 
     def _take_up(self, directory: str) -> None:
         with open(f"{directory}/step.json", "rb") as file:
             meta = msgspec.json.decode(file.read(), type=Meta)
-        pid = int(read_text(f"{directory}/supervisor") or "0")
-        if pid and _is_supervisor(pid, directory) and not os.path.exists(f"{directory}/result"):
-            self._watch(meta, directory, pid, child=False)
-            return
+        pid = int(record.read_text(f"{directory}/supervisor") or "0")
+        if pid > 0 and not os.path.exists(f"{directory}/result"):
+            with contextlib.suppress(ProcessLookupError):
+                self._watch(meta, directory, pid, child=False)
+                return
         active = Active(meta, directory, pid, False, asyncio.get_running_loop().create_future())
         self.steps[meta.id] = active
         self._finish(active)
+
+    def _free(self, uid: int, _: asyncio.Future[Result]) -> None:
+        self._places.free(uid)
 
     def _end_unclaimed(self, active: Active) -> None:
         if not active.done and active.waiters == 0:
@@ -530,45 +475,31 @@ class Runner:
         await self._networks.close()
 
 
-def _refusal(said: str, command: str, runtime_status: int) -> tuple[int, str]:
-    """Status and words for a command that the runtime could not start, as docker has them."""
-    words = " ".join(said.split())[-400:] or f"the runtime failed with status {runtime_status}"
-    if _NOT_FOUND.search(words) and ("executable" in words or "exec" in words):
-        return 127, f"{command}: not found in the root file system ({words})"
-    if _NOT_EXECUTABLE.search(words) and "exec" in words:
-        return 126, f"{command}: cannot be executed ({words})"
-    return 125, f"the step could not be started: {words}"
-
-
-def _is_supervisor(pid: int, directory: str) -> bool:
-    """Whether process `pid` is the supervisor of that step, and not a later one with its number."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")
-    except OSError:
-        return False
-    return len(words) > 2 and words[1] == b"directory" and words[2] == os.fsencode(directory)
-
-
-def _kill_container(directory: str) -> None:
-    """Kill the first process of a container whose supervisor is gone, and its namespace with it."""
-    try:
-        pid = int(read_text(f"{directory}/pid") or "0")
-        written = os.stat(f"{directory}/pid").st_mtime
-    except (OSError, ValueError):
+def _check_ids(step: Step, mapping: namespace.Mapping | None) -> None:
+    """Refuse ids that the step's user namespace does not have."""
+    if mapping is None:
         return
-    import psutil
+    for number, outside, what, file in (
+        (step.user, mapping.uid_outside(step.user), "user", "/etc/subuid"),
+        (step.group, mapping.gid_outside(step.group), "group", "/etc/subgid"),
+    ):
+        if outside is None:
+            raise StepRefused(
+                f"there is no {what} {number} in this step: the caller's range of ids does not"
+                " reach so far",
+                f"run the command as {what} 0, or give the caller a range in {file}",
+            )
 
-    with contextlib.suppress(psutil.Error, OSError):
-        process = psutil.Process(pid)
-        with open(f"/proc/{pid}/status") as file:
-            innermost = next((line.split()[-1] for line in file if line.startswith("NSpid:")), "")
-        # The number may be another process's by now: ours was there before the file was written.
-        if innermost == "1" and process.create_time() <= written + 1:
-            process.kill()
 
+def _owner(mapping: namespace.Mapping) -> list[tuple[str, object]]:
+    """The options with which an overlay is made with its owner's power over files."""
 
-def _write(path: str, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    def lines(rows: tuple[IdRange, ...]) -> str:
+        return "".join(f"{row.outside} {row.outside} {row.count}\n" for row in rows)
+
+    return [
+        ("owner", mapping.uids[0].outside),
+        ("group", mapping.gids[0].outside),
+        ("user-ids", lines(mapping.uids)),
+        ("group-ids", lines(mapping.gids)),
+    ]

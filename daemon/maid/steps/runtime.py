@@ -7,7 +7,6 @@ where crun does not work. Both are found out by running a real container, not by
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from maid.emulation.targets import PROBE_STATUS, TARGETS, own
 from maid.errors import MaidError
 from maid.platforms import host
 from maid.steps.bundle import bundle
+from maid.steps.record import read_text, remove
 from maid.steps.step import Step
 
 UNIFIED = "/sys/fs/cgroup/unified"
@@ -100,13 +100,16 @@ def _path() -> str:
 
 
 async def _version(path: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        path,
-        "--version",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            path,
+            "--version",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError:
+        return ""  # no program at all; the trial says so
     try:
         output, _ = await asyncio.wait_for(process.communicate(), TRIAL_TIMEOUT)
     except TimeoutError:
@@ -120,18 +123,17 @@ async def _version(path: str) -> str:
 async def _trial(runtime: Runtime, directory: str, pinned: Pinned | None) -> str:
     """Run the machine's own probe as a container; "" when it worked, else why not."""
     trial = f"{directory}/trial-{runtime.name}{'-hidden' if runtime.hide else ''}"
-    shutil.rmtree(trial, ignore_errors=True)
+    _remove_trial(trial)
     os.makedirs(f"{trial}/source", mode=0o755)
-    # What is mounted on must exist, because this root is read-only to nobody.
     with open(f"{trial}/source/probe", "wb") as file:
         file.write(TARGETS[own()].probe or b"")
         os.fchmod(file.fileno(), 0o755)
     document = bundle(
         Step(host(), ("/probe",)),
+        trial,
         user_namespace=pinned.user if pinned else None,
         mapping=pinned.mapping if pinned else None,
-        network_namespace=None,
-        binds_directory=f"{trial}/bind",
+        own_network=False,
         resolver=False,
         terminal_group=pinned is None or pinned.mapping.gid_outside(5) is not None,
     )
@@ -142,7 +144,8 @@ async def _trial(runtime: Runtime, directory: str, pinned: Pinned | None) -> str
         program = native.path("maid-step")
         hide = ["hide", runtime.hide] if runtime.hide else []
         process = await asyncio.create_subprocess_exec(
-            *(program, "directory", trial, "rootfs", str(root), "timeout", "8000", *hide, "--"),
+            *(program, "directory", trial, "rootfs", str(root), "sys", "1", "timeout", "8000"),
+            *(*hide, "--"),
             *runtime.run_command("maid-trial", trial),
             pass_fds=(root,),
             stdin=asyncio.subprocess.DEVNULL,
@@ -166,7 +169,12 @@ async def _trial(runtime: Runtime, directory: str, pinned: Pinned | None) -> str
         command = runtime.delete_command("maid-trial", trial)
         if command:
             await quietly(command)
-        shutil.rmtree(trial, ignore_errors=True)
+        _remove_trial(trial)
+
+
+def _remove_trial(trial: str) -> None:
+    shutil.rmtree(f"{trial}/source", ignore_errors=True)  # what the trial mounts lies beside it
+    remove(trial)
 
 
 async def quietly(command: list[str]) -> None:
@@ -183,10 +191,3 @@ async def quietly(command: list[str]) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
-
-
-def read_text(path: str) -> str:
-    """The text of a small file; "" when it is not there."""
-    with contextlib.suppress(OSError), open(path, errors="replace") as file:
-        return file.read(65536)
-    return ""

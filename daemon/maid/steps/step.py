@@ -4,6 +4,7 @@ Values and their checks only. A step becomes a `RUN` line's container in bundle.
 runner.py. Result goes over the socket as it is, so annotations stay real objects here.
 """
 
+import math
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -19,9 +20,15 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ARGUMENTS_LIMIT = 512 * 1024
 """Bytes of arguments and environment together; the kernel's own limit is a quarter of the stack."""
 
-BINDS_LIMIT = 250
-"""Bind mounts of one step: a varlink message carries 253 descriptors (SCM_MAX_FD), the streams and
-the rootfs among them."""
+BINDS_LIMIT = 120
+"""Bind mounts of one step: a message may bring 128 descriptors (service/connection.py), the
+streams, the rootfs and the overlay among them."""
+
+TMPFS_LIMIT = 64
+"""Empty file systems of one step: each is a mount, and nobody needs more."""
+
+PATH_LIMIT = 4096
+"""Bytes of a path: the kernel's PATH_MAX."""
 
 
 @dataclass(frozen=True)
@@ -65,35 +72,52 @@ class Step:
         """Raise StepRefused for what can never run, in words."""
         if not self.command or not self.command[0]:
             raise StepRefused("the step has no command", "maid run … -- CMD [ARG…]")
-        texts = [*self.command, *(f"{key}={value}" for key, value in self.environment.items())]
-        if any("\0" in text for text in texts):
-            raise StepRefused("a NUL byte in the command or the environment")
-        size = sum(len(text.encode(errors="surrogateescape")) + 1 for text in texts)
-        if size > ARGUMENTS_LIMIT:
-            raise StepRefused(
-                f"command and environment have {size} bytes, more than {ARGUMENTS_LIMIT}",
-                "hand large data over in a file: --bind",
-            )
-        for name in self.environment:
-            if not name or "=" in name:
-                raise StepRefused(f"{name!r} cannot be the name of an environment variable")
+        self._check_texts()
         for path in (self.cwd, *self.tmpfs, *(bind.destination for bind in self.binds)):
-            if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
+            if not path.startswith("/") or ".." in path.split("/"):
                 raise StepRefused(f"{path!r} is not an absolute path within the root file system")
+            if len(path.encode()) >= PATH_LIMIT:
+                raise StepRefused(f"a path of {len(path)} characters is too long for the kernel")
         if len(self.binds) > BINDS_LIMIT:
             raise StepRefused(f"{len(self.binds)} bind mounts, more than {BINDS_LIMIT}")
+        if len(self.tmpfs) > TMPFS_LIMIT:
+            raise StepRefused(f"{len(self.tmpfs)} times tmpfs, more than {TMPFS_LIMIT}")
         for number, what in ((self.user, "user"), (self.group, "group")):
             if not 0 <= number < 2**32 - 1:
                 raise StepRefused(f"{number} is no {what} id")
+        # Written so that what is no number (NaN) is refused as well.
         if not 0 <= self.timeout <= 31_536_000:
             raise StepRefused("the time limit must be between 0 and a year, in seconds")
-        if self.memory < 0 or 0 < self.memory < 4 << 20:
-            raise StepRefused("a memory limit below 4 MiB lets nothing start")
-        if self.cpus < 0 or 0 < self.cpus < 0.01:
+        if self.memory and not 4 << 20 <= self.memory < 1 << 62:
+            raise StepRefused("a memory limit must be at least 4 MiB: below, nothing starts")
+        if self.cpus and not (math.isfinite(self.cpus) and 0.01 <= self.cpus <= 65536):
             raise StepRefused("the CPU limit must be at least 0.01")
         if self.readonly and self.overlay:
             raise StepRefused(
                 "a step cannot be read-only and write to an overlay", "leave one of them out"
+            )
+
+    def _check_texts(self) -> None:
+        for name in self.environment:
+            if not name or "=" in name:
+                raise StepRefused(f"{name!r} cannot be the name of an environment variable")
+        texts = [*self.command, *(f"{key}={value}" for key, value in self.environment.items())]
+        paths = [self.cwd, *self.tmpfs, *(bind.destination for bind in self.binds)]
+        try:
+            size = sum(len(text.encode()) + 1 for text in texts)
+            "".join(paths).encode()
+        except UnicodeEncodeError as error:
+            # An OCI bundle is JSON, which has no other bytes (RFC 8259, 8.1).
+            raise StepRefused(
+                f"{error.object[max(0, error.start - 20) : error.end + 20]!r} is not UTF-8",
+                "hand such data over in a file: --bind",
+            ) from error
+        if any("\0" in text for text in (*texts, *paths)):
+            raise StepRefused("a NUL byte in the command, the environment or a path")
+        if size > ARGUMENTS_LIMIT:
+            raise StepRefused(
+                f"command and environment have {size} bytes, more than {ARGUMENTS_LIMIT}",
+                "hand large data over in a file: --bind",
             )
 
     def full_environment(self) -> dict[str, str]:

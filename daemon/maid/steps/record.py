@@ -1,0 +1,196 @@
+"""What is known of a step on disk, so that a daemon that comes after can take it up.
+
+RUNTIME/steps/ID is the bundle, the places of its mounts (which only its supervisor's mount
+namespace sees) and three small files: step.json from the daemon, `supervisor` and `result` from
+maid-step (native/step.c says what stands in them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+
+import msgspec
+
+from maid.steps.cgroups import Limits
+from maid.steps.step import Outcome, Result
+
+_NOT_FOUND = re.compile(r"not found|no such file", re.IGNORECASE)
+_NOT_EXECUTABLE = re.compile(
+    r"permission denied|not permitted|exec format error|is a directory", re.IGNORECASE
+)
+
+FILES = ("step.json", "config.json", "result", "result.new", "supervisor", "pid", "log")
+PLACES = ("rootfs", "lower", "changes", "sys")
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What the daemon writes down of a step before it starts: step.json in its directory."""
+
+    id: str
+    uid: int
+    platform: str
+    command: tuple[str, ...]
+    started: float
+    via: str
+    interpreter: str | None
+    table: str
+    cgroups: tuple[str, ...] = ()
+    peak_file: str = ""
+
+    @property
+    def limits(self) -> Limits:
+        """The step's cgroups."""
+        return Limits(self.cgroups, self.peak_file)
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a new file that only root reads."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def read_text(path: str) -> str:
+    """The text of a small file; "" when it is not there."""
+    with contextlib.suppress(OSError), open(path, errors="replace") as file:
+        return file.read(65536)
+    return ""
+
+
+def remove(directory: str) -> None:
+    """Remove a step's directory: every known name by itself, and nothing through a mount.
+
+    A recursive removal would empty the caller's root file system, should its mount ever be visible
+    here; rmdir(2) of a mount point fails instead.
+    """
+    for name in FILES:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{directory}/{name}")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"{directory}/bind"):
+            _remove_place(f"{directory}/bind/{name}")
+    for name in (*PLACES, "bind"):
+        _remove_place(f"{directory}/{name}")
+    # The runtime's own; it holds no mount points.
+    if os.path.isdir(f"{directory}/state"):
+        shutil.rmtree(f"{directory}/state", ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
+
+
+def _remove_place(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except NotADirectoryError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    except OSError:
+        pass
+
+
+def result(directory: str, meta: Meta) -> Result:
+    """How the step ended, from what its supervisor wrote; lost when it wrote nothing (whole)."""
+    fields = read_text(f"{directory}/result").split(maxsplit=6)
+    try:
+        outcome = Outcome(fields[0])
+        number, wall, user, system, kilobytes = (int(word) for word in fields[1:6])
+    except (IndexError, ValueError):
+        return lost(meta)
+    status, signal_number = number, None
+    error: str | None = None
+    if outcome is Outcome.refused:
+        status, error = refusal(read_text(f"{directory}/log"), meta.command[0], number)
+    elif outcome is Outcome.failed:
+        error = f"the step could not be prepared: {fields[6].strip() if len(fields) > 6 else '?'}"
+    elif outcome is not Outcome.exited:
+        signal_number, status = number, 128 + number
+        error = {
+            Outcome.timeout: f"ended by its time limit after {wall / 1e6:.1f} s",
+            Outcome.cancelled: "cancelled",
+        }.get(outcome)
+    # Also when a shell inside has turned its child's death into a status.
+    killable = outcome in (Outcome.signaled, Outcome.exited) and status != 0
+    if killable and meta.limits.was_killed_for_memory():
+        error = "killed because it needed more than its memory limit"
+    return Result(
+        outcome=outcome,
+        status=status,
+        signal=signal_number,
+        error=error,
+        wall=wall / 1e6,
+        user=user / 1e6,
+        system=system / 1e6,
+        peak_memory=meta.limits.peak() or kilobytes * 1024,
+        via=meta.via,
+        interpreter=meta.interpreter,
+    )
+
+
+def lost(meta: Meta) -> Result:
+    """The result of a step whose supervisor was killed."""
+    return Result(
+        outcome=Outcome.lost,
+        status=125,
+        signal=None,
+        error="the step's supervisor was killed, and the step was ended with it",
+        wall=max(0.0, time.time() - meta.started),
+        user=0.0,
+        system=0.0,
+        peak_memory=0,
+        via=meta.via,
+        interpreter=meta.interpreter,
+    )
+
+
+def refusal(said: str, command: str, runtime_status: int) -> tuple[int, str]:
+    """Status and words for a command that the runtime could not start, as docker has them.
+
+    `said` is the runtime's log. 127: the command is not there; 126: it is, but cannot be executed;
+    125: anything else.
+    """
+    words = " ".join(said.split())[-400:] or f"the runtime failed with status {runtime_status}"
+    if _NOT_FOUND.search(words) and "exec" in words:
+        return 127, f"{command}: not found in the root file system ({words})"
+    if _NOT_EXECUTABLE.search(words) and "exec" in words:
+        return 126, f"{command}: cannot be executed ({words})"
+    return 125, f"the step could not be started: {words}"
+
+
+def is_supervisor(pid: int, directory: str) -> bool:
+    """Whether process `pid` is the supervisor of that step, and not a later one with its number."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return False
+    return words[1:3] == [b"directory", os.fsencode(directory)]
+
+
+def kill_container(directory: str) -> None:
+    """Kill the first process of a container whose supervisor is gone, and its namespace with it."""
+    try:
+        pid = int(read_text(f"{directory}/pid") or "0")
+        written = os.stat(f"{directory}/pid").st_mtime
+        handle = os.pidfd_open(pid) if pid > 0 else -1
+    except (OSError, ValueError):
+        return
+    if handle < 0:
+        return
+    import signal
+
+    import psutil
+
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            innermost = next((line.split()[-1] for line in file if line.startswith("NSpid:")), "")
+        # The number may be another process's by now: ours was there before the file was written.
+        if innermost == "1" and psutil.Process(pid).create_time() <= written + 1:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except (OSError, psutil.Error):
+        return
+    finally:
+        os.close(handle)
