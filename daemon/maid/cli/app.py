@@ -6,17 +6,19 @@ imports, and every import that is left out is seen by whoever waits for a prompt
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from maid import __version__
-from maid.cli import render
-from maid.client import DEFAULT_SOCKET, Client
+from maid.cli import common, render
+from maid.cli.common import Command, config_path, connect, exit_with, show_json, socket_path
+from maid.client import DEFAULT_SOCKET
 from maid.errors import MaidError
 
 app = typer.Typer(
@@ -31,13 +33,6 @@ app = typer.Typer(
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document (docs/json.md).")]
 
 
-class _Globals:
-    """The options that stand before the command."""
-
-    socket = ""
-    config: Path | None = None
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"maid {__version__}")
@@ -47,38 +42,33 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     socket: Annotated[
-        str, typer.Option(envvar="MAID_SOCKET", help="The daemon's socket.", metavar="PATH")
-    ] = DEFAULT_SOCKET,
+        str,
+        typer.Option(
+            envvar="MAID_SOCKET",
+            help=f"The daemon's socket, {DEFAULT_SOCKET} if nothing is said.",
+            metavar="PATH",
+            show_default=False,
+        ),
+    ] = "",
     config: Annotated[
-        Optional[Path],  # noqa: UP045 - typer reads it at run time
-        typer.Option(envvar="MAID_CONFIG", help="The configuration file.", metavar="FILE"),
-    ] = None,
+        str,
+        typer.Option(
+            envvar="MAID_CONFIG",
+            help="The configuration file, /etc/maid/maid.toml if nothing is said.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = "",
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Options for every command."""
-    _Globals.socket = socket
-    _Globals.config = config
+    common.Named.socket = socket
+    common.Named.config = config
 
 
-def connect() -> Client:
-    """A connection to the daemon that the options name."""
-    return Client(_Globals.socket)
-
-
-def show_json(document: Any) -> None:
-    """One JSON document on standard output, indented for people on a terminal."""
-    print(json.dumps(document, indent=2 if sys.stdout.isatty() else None))
-
-
-def exit_with(status: int) -> NoReturn:
-    """End with this exit status."""
-    sys.stdout.flush()
-    raise typer.Exit(status)
-
-
-@app.command()
+@app.command(cls=Command, short_help="Show how every platform stands.")
 def status(
     as_json: JsonOption = False,
     everything: Annotated[
@@ -101,7 +91,7 @@ def _platforms(incomplete: str) -> list[str]:
     return [str(platform) for platform in COMMON if str(platform).startswith(incomplete)]
 
 
-@app.command()
+@app.command(cls=Command, short_help="Execute a program of each platform.")
 def ensure(
     platforms: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -111,7 +101,8 @@ def ensure(
         bool, typer.Option("--configured", help="Also those that maid-ready.target waits for.")
     ] = False,
     timeout: Annotated[
-        float, typer.Option(min=0.0, help="Seconds to try again; 0: once.", metavar="S")
+        float,
+        typer.Option(min=0.0, help="Try again for S seconds.", metavar="S", show_default=False),
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,7 +127,7 @@ def ensure(
     exit_with(max((result["exit_status"] for result in results), default=0))
 
 
-@app.command()
+@app.command(cls=Command, short_help="Run the probes now.")
 def check(
     platforms: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -153,7 +144,7 @@ def check(
     exit_with(show(connect(), platforms or [], deep, as_json))
 
 
-@app.command()
+@app.command(cls=Command, short_help="Show what happened.")
 def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
     as_json: Annotated[
@@ -176,29 +167,29 @@ def events(
         show_json({"events": kept})
 
 
-@app.command()
+@app.command(cls=Command, short_help="Print metrics for Prometheus.")
 def metrics() -> None:
     """Print the daemon's metrics in Prometheus' text format."""
     with connect() as client:
         print(client.call("io.maid.Manager.Metrics")["text"], end="")
 
 
-@app.command()
+@app.command(cls=Command, short_help="Say what is wrong with the machine, and what to do.")
 def doctor(as_json: JsonOption = False) -> None:
     """Look at the machine and say, for everything that is wrong, what to do."""
     from maid.cli.doctor import show
 
-    exit_with(show(_Globals.socket, _Globals.config, as_json))
+    exit_with(show(socket_path(), config_path(), as_json))
 
 
-@app.command()
+@app.command(cls=Command, short_help="Read the configuration again.")
 def reload() -> None:
     """Have the daemon read its configuration again and look for interpreters again."""
     with connect() as client:
         client.call("io.maid.Manager.Reload")
 
 
-@app.command()
+@app.command(cls=Command, short_help="Remove what maid registered.")
 def release(as_json: JsonOption = False) -> None:
     """Remove every entry that maid registered, and keep none until the next start or reload."""
     with connect() as client:
@@ -211,19 +202,16 @@ def release(as_json: JsonOption = False) -> None:
         )
 
 
-@app.command()
+@app.command(cls=Command, short_help="Run the daemon in the foreground.")
 def daemon(
     scope: Annotated[
-        str, typer.Option(help="host: the machine's own table; private: one that nobody else sees.")
+        str,
+        typer.Option(
+            help="host: the machine's own table; private: one that nobody else sees.",
+            metavar="host|private",
+            autocompletion=lambda: ["host", "private"],
+        ),
     ] = "host",
-    socket: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="The socket to serve.", metavar="PATH"),
-    ] = None,
-    config: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="The configuration file.", metavar="FILE"),
-    ] = None,
 ) -> None:
     """Run the daemon in the foreground. systemd does: systemctl enable --now maid."""
     from maid.config import Scope
@@ -233,11 +221,15 @@ def daemon(
         wanted = Scope(scope)
     except ValueError:
         raise typer.BadParameter(f"{scope!r} is neither host nor private") from None
-    named = socket or (Path(_Globals.socket) if _Globals.socket != DEFAULT_SOCKET else None)
-    exit_with(serve(wanted, named, config or _Globals.config))
+    socket = Path(os.path.abspath(common.Named.socket)) if common.Named.socket else None
+    exit_with(serve(wanted, socket, config_path()))
 
 
-@app.command(context_settings={"allow_interspersed_args": False})
+@app.command(
+    cls=Command,
+    short_help="Run one build step.",
+    context_settings={"allow_interspersed_args": False},
+)
 def run(
     command: Annotated[
         list[str], typer.Argument(metavar="-- CMD [ARG]...", help="The command, in the rootfs.")
@@ -246,7 +238,9 @@ def run(
     platform: Annotated[
         str,
         typer.Option(
-            help="The platform; that of the rootfs if it is left out.", autocompletion=_platforms
+            help="The platform; that of the rootfs if it is left out.",
+            metavar="P",
+            autocompletion=_platforms,
         ),
     ] = "",
     env: Annotated[
@@ -266,16 +260,25 @@ def run(
         typer.Option(help="Mount an empty tmpfs, for example /tmp.", metavar="DIR"),
     ] = None,
     network: Annotated[
-        str, typer.Option(help="none or host; the configuration's if it is left out.")
+        str,
+        typer.Option(
+            help="The configuration's if it is left out.",
+            metavar="none|host",
+            autocompletion=lambda: ["none", "host"],
+        ),
     ] = "",
     timeout: Annotated[
-        float, typer.Option(min=0.0, help="End the step after S seconds.", metavar="S")
+        float,
+        typer.Option(
+            min=0.0, help="End the step after S seconds.", metavar="S", show_default=False
+        ),
     ] = 0.0,
     memory: Annotated[
         str, typer.Option(help="Memory limit, for example 512m.", metavar="SIZE")
     ] = "",
     cpus: Annotated[
-        float, typer.Option(min=0.0, help="CPU limit, for example 1.5.", metavar="N")
+        float,
+        typer.Option(min=0.0, help="CPU limit, for example 1.5.", metavar="N", show_default=False),
     ] = 0.0,
     cpu: Annotated[
         str, typer.Option(help="CPU model to emulate for this step.", metavar="MODEL")
@@ -321,19 +324,18 @@ def run(
         readonly=readonly,
         overlay=overlay,
     )
-    exit_with(run_step(_Globals.socket, request, as_json))
+    exit_with(run_step(socket_path(), request, as_json))
 
 
 def main() -> None:
     """The entry point of the command `maid`."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal's encoding does not have, or a file name that is no text, is no reason
+        # to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except MaidError as failure:
         render.error(failure)
         sys.exit(failure.exit_status)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output went away (maid status | head): end quietly, as cat does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(141)

@@ -6,6 +6,7 @@ Plain string work: rich takes longer to import than a whole `maid status` may ta
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -41,9 +42,25 @@ _SYMBOLS = {
 }
 
 
+_ESCAPES = re.compile(r"\033\[[0-9;]*m")
+
+
 def is_terminal(stream: IO[str]) -> bool:
-    """Whether colours and symbols are wanted (no-color.org, and a terminal that is not dumb)."""
-    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    """Whether colours and symbols are wanted: on a terminal that is not dumb, unless NO_COLOR is
+    set and not empty (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def width(stream: IO[str]) -> int:
+    """The columns of the terminal, or 0 where there is no limit."""
+    if not stream.isatty():
+        return 0
+    if (given := os.environ.get("COLUMNS", "")).isdecimal():
+        return int(given)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        return 0
 
 
 def paint(text: str, kind: str, stream: IO[str]) -> str:
@@ -56,25 +73,43 @@ def mark(kind: str, stream: IO[str]) -> str:
     """`kind` with its symbol and colour on a terminal, the bare word elsewhere."""
     if not is_terminal(stream):
         return kind
-    return paint(f"{_SYMBOLS.get(kind, ' ')} {kind}", kind, stream)
+    symbol = _SYMBOLS.get(kind, " ") if _has_symbols(stream) else ""
+    return paint(f"{symbol} {kind}".strip(), kind, stream)
 
 
-def table(rows: Sequence[Sequence[str]], header: Sequence[str], stream: IO[str]) -> str:
-    """Aligned columns; widths are counted without the escapes of colours."""
-    everything = [list(header), *([cell for cell in row] for row in rows)]
-    widths = [max(_width(row[i]) for row in everything) for i in range(len(header))]
+def _has_symbols(stream: IO[str]) -> bool:
+    return (stream.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    header: Sequence[str],
+    stream: IO[str],
+    expendable: Sequence[str] = (),
+) -> str:
+    """Aligned columns; widths are counted without the escapes of colours.
+
+    On a terminal that is too narrow the columns of the names `expendable` are left out, the first
+    of them first.
+    """
+    shown = list(range(len(header)))
+    everything = [list(header), *(list(row) for row in rows)]
+    widths = [max(_width(row[i]) for row in everything) for i in shown]
+    limit = width(stream)
+    for name in expendable:
+        if not limit or sum(widths[i] for i in shown) + 2 * (len(shown) - 1) <= limit:
+            break
+        shown.remove(header.index(name))
     lines = []
     for number, row in enumerate(everything):
-        cells = [cell + " " * (widths[i] - _width(cell)) for i, cell in enumerate(row)]
+        cells = [row[i] + " " * (widths[i] - _width(row[i])) for i in shown]
         line = "  ".join(cells).rstrip()
         lines.append(paint(line, "absent", stream) if number == 0 else line)
     return "\n".join(lines)
 
 
 def _width(text: str) -> int:
-    import re
-
-    return len(re.sub(r"\033\[[0-9;]*m", "", text))
+    return len(_ESCAPES.sub("", text))
 
 
 def error(failure: MaidError) -> None:
@@ -115,13 +150,15 @@ def status(document: dict[str, Any], stream: IO[str], everything: bool) -> str:
             footnotes.append(
                 f"  {platform['platform'] or platform['target']}: {platform['reason']}"
             )
-    text = [*head, *notes, "", table(rows, HEADER, stream)]
+    text = [*head, *notes, "", table(rows, HEADER, stream, EXPENDABLE)]
     if footnotes:
         text += ["", *footnotes]
     if hidden:
         text += ["", paint(f"{hidden} more CPUs: maid status --all", "absent", stream)]
     return "\n".join(text)
 
+
+EXPENDABLE = ("FLAGS", "CPU", "PROBE", "VERSION", "BY")
 
 HEADER = ("PLATFORM", "STATE", "BY", "VERSION", "FLAGS", "CPU", "PROBE")
 
