@@ -1425,6 +1425,28 @@ def test_interop_that_is_there_and_kept_is_fine(made: Made) -> None:
     assert "\n" not in found(surroundings.wsl, place)
 
 
+def test_early_wsl_2_is_not_taken_for_wsl_1(made: Made) -> None:
+    place = made.place(release="4.19.104-microsoft-standard")
+    assert "WSL 1" not in found(surroundings.wsl, place)
+    assert "WSLInterop is gone" in found(surroundings.wsl, place)
+
+
+def test_maid_s_own_flags_are_not_for_the_doctor_to_doubt(made: Made) -> None:
+    own = record("qemu-aarch64", "/usr/bin/qemu-aarch64-static", "F")
+    made.write("/run/maid/ledger/host.json", msgspec.json.encode([own]))
+    made.entry("qemu-aarch64", flags="F")
+    assert found(table.entries, made.place()).startswith("ok entries: 1 for foreign programs")
+
+
+def test_of_two_mounts_in_one_place_the_last_counts(made: Made) -> None:
+    below = "40 21 8:2 / /var rw - ext4 /dev/sda2 rw\n"
+    above = "41 21 8:3 / /var ro - ext4 /dev/sda3 ro\n"
+    made.write("/proc/self/mountinfo", MOUNTS + below + above)
+    assert "read-only" in found(resources.space, made.place())
+    made.write("/proc/self/mountinfo", MOUNTS + above + below)
+    assert "read-only" not in found(resources.space, made.place())
+
+
 def test_runc_or_another_tree_has_no_quirk(made: Made) -> None:
     assert "hybrid" not in found(programs.runtimes, made.place())
     made.write("/sys/fs/cgroup/unified/cgroup.procs", "")
