@@ -104,12 +104,17 @@ class Client:
             if not data or len(self._buffer) > MESSAGE_LIMIT:
                 raise ConnectionLost(
                     f"the daemon at {self.path} closed the connection",
-                    "it was stopped, or refused the request: journalctl -u maid",
+                    "it was stopped, or refuses this user or request: journalctl -u maid",
                 )
             self._buffer += data
         message, _, self._buffer = self._buffer.partition(b"\0")
-        reply = json.loads(message)
-        parameters: Parameters = reply.get("parameters") or {}
+        try:
+            reply = json.loads(message)
+            parameters: Parameters = reply.get("parameters") or {}
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise DaemonUnreachable(
+                f"what answers at {self.path} is no maid daemon", "--socket names another one"
+            ) from error
         if reply.get("error"):
             raise _error(str(reply["error"]), parameters)
         return parameters, bool(reply.get("continues"))
@@ -128,7 +133,15 @@ def _error(name: str, parameters: Parameters) -> MaidError:
             "the daemon does not allow that to this user", "root may, or members of group maid"
         )
     if name == "org.varlink.service.InvalidParameter":
-        return UsageError(f"the daemon does not take the parameter {parameters.get('parameter')}")
+        return UsageError(
+            f"the daemon does not take this value of the parameter {parameters.get('parameter')}",
+            "see --help",
+        )
+    if name in ("org.varlink.service.MethodNotFound", "org.varlink.service.InterfaceNotFound"):
+        return MaidError(
+            f"the daemon does not know {parameters.get('method') or parameters.get('interface')}",
+            "it is of another version: systemctl restart maid",
+        )
     message, hint = parameters.get("message"), parameters.get("hint", "")
     if message is None:
         return MaidError(f"the daemon answered {name} {parameters or ''}".strip())
@@ -145,6 +158,17 @@ def _unreachable(path: str, error: OSError) -> tuple[str, str]:
             message,
             "be root, or a member of group maid (usermod -aG maid USER, then log in again)",
         )
+    for private in _private_sockets():
+        if private != path and os.path.exists(private):
+            return message, f"a private daemon seems to serve {private}: --socket {private}"
     if os.path.exists("/run/systemd/system"):
         return message, "start it: systemctl enable --now maid"
     return message, "start it: maid daemon, or maid daemon --scope private to try it out"
+
+
+def _private_sockets() -> list[str]:
+    """Where a daemon in private scope has its socket when nobody says otherwise (maid.config)."""
+    if os.geteuid() == 0:
+        return ["/run/maid/private/io.maid"]
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return [f"{runtime}/maid/io.maid"] if runtime else []

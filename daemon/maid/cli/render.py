@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import IO, Any
+from typing import Any, TextIO
 
 from maid.errors import MaidError
 
@@ -45,13 +45,13 @@ _SYMBOLS = {
 _ESCAPES = re.compile(r"\033\[[0-9;]*m")
 
 
-def is_terminal(stream: IO[str]) -> bool:
+def is_terminal(stream: TextIO) -> bool:
     """Whether colours and symbols are wanted: on a terminal that is not dumb, unless NO_COLOR is
     set and not empty (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def width(stream: IO[str]) -> int:
+def width(stream: TextIO) -> int:
     """The columns of the terminal, or 0 where there is no limit."""
     if not stream.isatty():
         return 0
@@ -63,13 +63,13 @@ def width(stream: IO[str]) -> int:
         return 0
 
 
-def paint(text: str, kind: str, stream: IO[str]) -> str:
+def paint(text: str, kind: str, stream: TextIO) -> str:
     """`text` in the colour of `kind` (a state or a level)."""
     colour = _COLOURS.get(kind)
     return f"\033[{colour}m{text}\033[0m" if colour and is_terminal(stream) else text
 
 
-def mark(kind: str, stream: IO[str]) -> str:
+def mark(kind: str, stream: TextIO) -> str:
     """`kind` with its symbol and colour on a terminal, the bare word elsewhere."""
     if not is_terminal(stream):
         return kind
@@ -77,14 +77,14 @@ def mark(kind: str, stream: IO[str]) -> str:
     return paint(f"{symbol} {kind}".strip(), kind, stream)
 
 
-def _has_symbols(stream: IO[str]) -> bool:
+def _has_symbols(stream: TextIO) -> bool:
     return (stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def table(
     rows: Sequence[Sequence[str]],
     header: Sequence[str],
-    stream: IO[str],
+    stream: TextIO,
     expendable: Sequence[str] = (),
 ) -> str:
     """Aligned columns; widths are counted without the escapes of colours.
@@ -120,7 +120,7 @@ def error(failure: MaidError) -> None:
         print(f"      {failure.hint}", file=stream)
 
 
-def status(document: dict[str, Any], stream: IO[str], everything: bool) -> str:
+def status(document: dict[str, Any], stream: TextIO, everything: bool) -> str:
     """The status as one screen: a line about the daemon, then a row for each platform."""
     runtime = document["runtime"]
     steps = f"{runtime} {document['runtime_version'] or ''}".strip() if runtime else "none works"
@@ -163,7 +163,7 @@ EXPENDABLE = ("FLAGS", "CPU", "PROBE", "VERSION", "BY")
 HEADER = ("PLATFORM", "STATE", "BY", "VERSION", "FLAGS", "CPU", "PROBE")
 
 
-def _platform_row(platform: dict[str, Any], stream: IO[str]) -> list[str]:
+def _platform_row(platform: dict[str, Any], stream: TextIO) -> list[str]:
     by = "this machine" if platform["via"] == "native" else platform["entry"] or "-"
     if platform["owner"] == "other":
         by += " (adopted)"
@@ -179,7 +179,7 @@ def _platform_row(platform: dict[str, Any], stream: IO[str]) -> list[str]:
     ]
 
 
-def ensured(results: Iterable[dict[str, Any]], stream: IO[str]) -> str:
+def ensured(results: Iterable[dict[str, Any]], stream: TextIO) -> str:
     """One line for each platform of `maid ensure`."""
     lines = []
     for result in results:
@@ -195,7 +195,7 @@ def ensured(results: Iterable[dict[str, Any]], stream: IO[str]) -> str:
     return "\n".join(lines)
 
 
-def event(entry: dict[str, Any], stream: IO[str]) -> str:
+def event(entry: dict[str, Any], stream: TextIO) -> str:
     """One event as a line."""
     moment = time.strftime("%H:%M:%S", time.localtime(entry["time"]))
     grave = {"failed": "failed", "refused": "failed", "contended": "warning", "ready": "ok"}

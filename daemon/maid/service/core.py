@@ -158,9 +158,7 @@ class Core:
 
     def metrics(self) -> str:
         """The metrics in Prometheus' text format."""
-        return metrics.exposition(
-            self.machine, self.runner, self.events, self.count_connections, self.started
-        )
+        return metrics.exposition(self.machine, self.runner, self.events, self.count_connections)
 
     async def diagnose(self) -> list[Finding]:
         """What there is to say about the machine, from the daemon's point of view."""

@@ -1,12 +1,13 @@
 """What happened: kept for those who ask, streamed to those who follow, written to the journal.
 
 An event is a kind, a subject and a sentence. Under systemd each goes to the journal with fields of
-its own (MAID_EVENT, MAID_TARGET, MAID_PLATFORM), otherwise to the log on standard error.
+its own (MAID_EVENT, MAID_SUBJECT, MAID_SEQUENCE), otherwise to the log on standard error.
 
 Event goes over the socket as it is, so annotations stay real objects here.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -123,11 +124,17 @@ def under_journal() -> bool:
 def _to_journal(event: Event, text: str, grave: bool) -> None:
     from systemd import journal
 
-    journal.send(
-        text,
-        SYSLOG_IDENTIFIER="maid",
-        PRIORITY="4" if grave else "6",
-        MAID_EVENT=event.kind,
-        MAID_SUBJECT=event.subject,
-        MAID_SEQUENCE=str(event.sequence),
-    )
+    fields = {
+        "SYSLOG_IDENTIFIER": "maid",
+        "PRIORITY": "4" if grave else "6",
+        "MAID_EVENT": event.kind,
+        "MAID_SUBJECT": event.subject,
+        "MAID_SEQUENCE": str(event.sequence),
+    }
+    # A file's name may be no UTF-8; the journal takes nothing else.
+    with contextlib.suppress(OSError):
+        journal.send(_printable(text), **{name: _printable(text) for name, text in fields.items()})
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()

@@ -5,7 +5,6 @@ Nothing is counted here: every number is read from where it is kept.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -20,47 +19,55 @@ if TYPE_CHECKING:
 
 
 def exposition(
-    machine: Machine, runner: Runner, events: Events, connections: Callable[[], int], started: float
+    machine: Machine, runner: Runner, events: Events, connections: Callable[[], int]
 ) -> str:
-    """All metrics; `started` is the daemon's start in seconds since 1970."""
+    """All metrics: maid's own, and process_* of the daemon as every Prometheus client has them."""
     # Imported here: it costs 40 ms and some megabytes, and most daemons are never asked.
-    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
     class Collector:
         def collect(self) -> Iterable[Metric]:
             yield from _platforms(machine)
             yield from _keeper(machine)
             yield from _steps(runner)
-            yield from _service(events, connections, started)
+            yield from _service(events, connections)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector())
+    ProcessCollector(registry=registry)
     return generate_latest(registry).decode()
 
 
 def _platforms(machine: Machine) -> Iterable[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
+    names = ["platform", "target"]
     up = GaugeMetricFamily(
-        "maid_platform_executes",
-        "Whether the last probe of the platform worked",
-        labels=["platform", "target", "state", "via"],
+        "maid_platform_executes", "Whether the last probe of the platform worked", labels=names
     )
+    info = InfoMetricFamily("maid_platform", "How the platform stands", labels=names)
     took = GaugeMetricFamily(
         "maid_probe_duration_seconds", "How long the last probe took", labels=["target"]
     )
-    seen = set()
+    probed: set[str] = set()
     for status in machine.statuses():
-        up.add_metric(
-            [status.platform or "", status.target, status.state, status.via or ""],
-            float(status.state.executes),
+        values = [status.platform or "", status.target]
+        up.add_metric(values, float(status.state.executes))
+        info.add_metric(
+            values,
+            {
+                "state": status.state,
+                "via": status.via or "",
+                "owner": status.owner or "",
+                "interpreter_version": status.interpreter_version or "",
+            },
         )
-        if status.probe is not None and status.target not in seen:
-            seen.add(status.target)
+        if status.probe is not None and status.target not in probed:
+            probed.add(status.target)
             took.add_metric([status.target], status.probe.ms / 1000)
     ready = GaugeMetricFamily("maid_ready", "Whether every required platform executes")
     ready.add_metric([], float(machine.ready()))
-    return up, took, ready
+    return up, info, took, ready
 
 
 def _keeper(machine: Machine) -> Iterable[Metric]:
@@ -100,22 +107,13 @@ def _steps(runner: Runner) -> Iterable[Metric]:
     return running, waiting, ended
 
 
-def _service(events: Events, connections: Callable[[], int], started: float) -> Iterable[Metric]:
-    import psutil
-    from prometheus_client.core import (
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        InfoMetricFamily,
-    )
+def _service(events: Events, connections: Callable[[], int]) -> Iterable[Metric]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
     kinds = CounterMetricFamily("maid_events", "Events by kind", labels=["kind"])
     for kind, count in sorted(events.counts.items()):
         kinds.add_metric([kind], count)
     connected = GaugeMetricFamily("maid_connections", "Open connections to the socket")
     connected.add_metric([], connections())
-    memory = GaugeMetricFamily("maid_resident_memory_bytes", "Resident memory of the daemon")
-    memory.add_metric([], psutil.Process().memory_info().rss)
-    uptime = GaugeMetricFamily("maid_uptime_seconds", "Seconds since the daemon started")
-    uptime.add_metric([], time.time() - started)
-    info = InfoMetricFamily("maid", "The daemon's version", value={"version": __version__})
-    return kinds, connected, memory, uptime, info
+    build = InfoMetricFamily("maid_build", "The daemon's version", value={"version": __version__})
+    return kinds, connected, build
