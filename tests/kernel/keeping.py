@@ -33,7 +33,7 @@ SERVED = ("aarch64", "s390x", "riscv64")
 def cache_directory() -> Path:
     """Where what is slow to make is kept between runs: outside the checkout."""
     home = os.environ.get("MAID_CACHE") or os.path.expanduser("~/.cache/maid")
-    return Path(home) / "tests" / "state"
+    return Path(home) / "state"
 
 
 def configuration(tmp_path: Path) -> Config:

@@ -27,7 +27,7 @@ ERRNO = {os.strerror(number): number for number in range(1, 134)}
 
 
 def programs(target: Target) -> deep.Programs:
-    return deep.programs(target, CACHE, zig_cache=CACHE / "zig")
+    return deep.programs(target, CACHE / "state", zig_cache=CACHE / "zig")
 
 
 def ran(outcome: Outcome) -> Run:
