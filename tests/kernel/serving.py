@@ -1,4 +1,4 @@
-"""A daemon of one's own for tests of the service: private scope, own directories, few platforms."""
+"""A daemon for tests of the service, and what they send and expect byte by byte."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import array
 import contextlib
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MAID = Path(sys.executable).with_name("maid")
-START = 30.0
-"""Seconds that a daemon may take to answer on a busy machine."""
+from daemons import Daemon, until
 
 FEW = """
 [emulation]
@@ -26,48 +20,11 @@ ready = ["linux/arm64"]
 """
 
 
-def environment(**more: str) -> dict[str, str]:
-    """The environment of what tests start: none of the caller's settings of maid."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAID_", "_MAID"))}
-    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "NO_COLOR"):
-        clean.pop(name, None)
-    return {**clean, **more}
+class Serving(Daemon):
+    """A daemon that is spoken to byte by byte; few platforms, so that it starts at once."""
 
-
-class Serving:
-    """A daemon process with its socket `socket` and its log. `directory` holds everything of it."""
-
-    def __init__(
-        self,
-        directory: Path,
-        config: str = FEW,
-        *,
-        arguments: Sequence[str] = (),
-        variables: Mapping[str, str] | None = None,
-        command: Sequence[str] = (),
-    ) -> None:
-        self.directory = directory
-        self.socket = directory / "io.maid"
-        self.config = directory / "maid.toml"
-        self.log = directory / "log"
-        self.config.write_text(f"{config}\n[paths]\nruntime = '{directory}/run'\n")
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(command or (MAID, "daemon", "--socket", self.socket)),
-                    *("--scope", "private", "--config", self.config),
-                    *arguments,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(**(variables or {})),
-            )
-
-    @property
-    def pid(self) -> int:
-        """The process of the daemon."""
-        return self.process.pid
+    def __init__(self, config: str = FEW, **options: Any) -> None:
+        super().__init__(config, **options)
 
     def connect(self) -> socket.socket:
         """A connection, with a time limit of ten seconds for everything on it."""
@@ -82,58 +39,10 @@ class Serving:
             connection.sendall(message(method, **parameters))
             return read_message(connection)
 
-    def wait(self) -> Serving:
-        """Wait until it answers."""
-        until = time.monotonic() + START
-        while True:
-            assert self.process.poll() is None, self.text()
-            with contextlib.suppress(OSError):
-                if "parameters" in self.call("io.maid.Manager.Status"):
-                    return self
-            assert time.monotonic() < until, self.text()
-            time.sleep(0.02)
-
-    def maid(self, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run the command line against it."""
-        return maid("--socket", self.socket, *arguments, **options)
-
-    def text(self) -> str:
-        """What it has logged."""
-        return self.log.read_text(errors="replace")
-
-    def descriptors(self) -> int:
-        """How many descriptors it has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
-
     def memory(self) -> int:
         """Its resident memory in bytes."""
         fields = Path(f"/proc/{self.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it; its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(20)
-
-
-@contextlib.contextmanager
-def serving(directory: Path, config: str = FEW, **options: Any) -> Iterator[Serving]:
-    """A daemon that answers; afterwards it has released its entries and ended."""
-    daemon = Serving(directory, config, **options)
-    try:
-        yield daemon.wait()
-        daemon.call("io.maid.Manager.Release")
-    finally:
-        daemon.stop()
-
-
-def maid(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run `maid` with these arguments and return what it did."""
-    options.setdefault("env", environment())
-    return subprocess.run(
-        [MAID, *arguments], capture_output=True, text=True, timeout=60, check=False, **options
-    )
 
 
 def message(
@@ -176,8 +85,8 @@ def unharmed(daemon: Serving) -> Iterator[None]:
     memory than an allocator keeps, and no exception in its log."""
     descriptors, before = daemon.descriptors(), daemon.memory()
     yield
-    assert soon(lambda: answers(daemon))
-    assert soon(lambda: daemon.descriptors() <= descriptors)
+    assert until(lambda: answers(daemon))
+    assert until(lambda: daemon.descriptors() <= descriptors)
     assert daemon.memory() < before + (24 << 20)
     log = daemon.text()
     for word in ("Traceback", "unhandled", "never retrieved", "was destroyed but"):
@@ -189,16 +98,6 @@ def answers(daemon: Serving) -> bool:
     with contextlib.suppress(ConnectionError, EOFError):
         return "status" in daemon.call("io.maid.Manager.Status")["parameters"]
     return False
-
-
-def soon(holds: Callable[[], bool]) -> bool:
-    """Whether it holds within five seconds."""
-    until = time.monotonic() + 5
-    while not holds():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def closed(connection: socket.socket) -> bool:

@@ -10,23 +10,17 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import (
-    Serving,
-    closed,
-    flood,
-    serving,
-    unharmed,
-    warm_up,
-)
+from serving import Serving, closed, flood, unharmed, warm_up
 
 MANAGER, EMULATION, STEPS = "io.maid.Manager", "io.maid.Emulation", "io.maid.Steps"
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("fuzz")) as started:
-        warm_up(started)
-        yield started
+def daemon() -> Iterator[Serving]:
+    with Serving() as made:
+        made.start()
+        warm_up(made)
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -110,4 +104,4 @@ def test_anything_is_answered_or_ends_the_connection(
             connection.shutdown(socket.SHUT_WR)
         connection.settimeout(0.5)
         closed(connection)
-    assert daemon.process.poll() is None
+    assert daemon.answers()

@@ -12,18 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import (
-    Serving,
-    answers,
-    closed,
-    flood,
-    message,
-    read_message,
-    serving,
-    soon,
-    unharmed,
-    warm_up,
-)
+from daemons import until
+from serving import Serving, answers, closed, flood, message, read_message, unharmed, warm_up
 
 LIMIT = 1 << 20
 """[socket] max_message_bytes, the default."""
@@ -32,10 +22,11 @@ MANAGER, EMULATION, STEPS = "io.maid.Manager", "io.maid.Emulation", "io.maid.Ste
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("load")) as started:
-        warm_up(started)
-        yield started
+def daemon() -> Iterator[Serving]:
+    with Serving() as made:
+        made.start()
+        warm_up(made)
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +45,7 @@ def test_descriptors_that_nobody_wants_are_closed(daemon: Serving, data: bytes, 
             connection.settimeout(0.2)
             with contextlib.suppress(TimeoutError, ConnectionResetError):
                 connection.recv(65536)
-            assert soon(lambda: daemon.descriptors() <= before + 2)
+            assert until(lambda: daemon.descriptors() <= before + 2)
 
 
 def test_descriptors_do_not_wait_in_a_message_that_is_never_complete(daemon: Serving) -> None:
@@ -149,7 +140,7 @@ def test_who_never_reads_does_not_outlive_its_misuse(daemon: Serving) -> None:
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(1)
         assert closed(connection)
-        assert soon(lambda: daemon.descriptors() <= before)
+        assert until(lambda: daemon.descriptors() <= before)
 
 
 def test_a_half_closed_connection_gets_its_answer(daemon: Serving) -> None:
@@ -178,7 +169,7 @@ def test_a_call_ends_when_its_caller_goes(daemon: Serving) -> None:
             connection.sendall(message(f"{EMULATION}.Watch", more=True))
             assert read_message(connection)["continues"]
             connection.sendall(message(f"{EMULATION}.Watch", more=True))
-    assert soon(lambda: daemon.descriptors() <= before)
+    assert until(lambda: daemon.descriptors() <= before)
 
 
 def test_more_connections_than_one_user_may_have_are_refused(daemon: Serving) -> None:
@@ -191,7 +182,7 @@ def test_more_connections_than_one_user_may_have_are_refused(daemon: Serving) ->
         with daemon.connect() as refused:
             assert closed(refused)
         held.pop().close()
-        assert soon(lambda: answers(daemon))
+        assert until(lambda: answers(daemon))
     finally:
         for connection in held:
             connection.close()

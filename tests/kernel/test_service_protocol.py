@@ -10,15 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import (
-    Serving,
-    closed,
-    message,
-    read_message,
-    serving,
-    unharmed,
-    warm_up,
-)
+from serving import Serving, closed, message, read_message, unharmed, warm_up
 
 LIMIT = 1 << 20
 """[socket] max_message_bytes, the default."""
@@ -27,10 +19,11 @@ MANAGER, EMULATION, STEPS = "io.maid.Manager", "io.maid.Emulation", "io.maid.Ste
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("protocol")) as started:
-        warm_up(started)
-        yield started
+def daemon() -> Iterator[Serving]:
+    with Serving() as made:
+        made.start()
+        warm_up(made)
+        yield made
 
 
 @pytest.fixture(autouse=True)
