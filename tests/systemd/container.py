@@ -77,6 +77,11 @@ class Machine:
             text=True,
         )
 
+    def kill(self, started: subprocess.Popen[str]) -> None:
+        """End what `start` started; the process here only waits for the one in the container."""
+        for pid in _children(started.pid):
+            os.kill(pid, signal.SIGKILL)
+
     def write(self, path: str, text: str) -> None:
         """Write a file in the container."""
         subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 from container import Machine, eventually
@@ -205,10 +206,20 @@ def test_a_running_step_survives_a_restart_of_the_daemon(machine: Machine) -> No
             )
             before = ticks()
             eventually("the step goes on", lambda before=before: ticks() > before + 2)  # type: ignore[misc]
-    finally:
-        step.kill()
+        machine.kill(step)
         output, _ = step.communicate(timeout=30)
-    assert not output, output
+        assert not output, output
+    finally:
+        machine.kill(step)
+        step.kill()
+
+    def ticking() -> bool:
+        before = ticks()
+        time.sleep(0.5)
+        return ticks() != before
+
+    # Its client gone, so is the step, whichever daemon started it.
+    eventually("the step is gone", lambda: not ticking())
 
 
 def test_reload_reads_the_configuration(machine: Machine) -> None:
