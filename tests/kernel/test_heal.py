@@ -9,7 +9,7 @@ from keeping import Kept, choices, configuration, execute, keeping
 
 from maid import kernel
 from maid.emulation.emulators import Choice
-from maid.emulation.keeper import Patience
+from maid.emulation.patience import Patience
 from maid.emulation.targets import PROBE_STATUS
 
 

@@ -12,17 +12,14 @@ import asyncio
 import contextlib
 import logging
 import os
-import select
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
-from maid import kernel
 from maid.binfmt.entry import Entry
 from maid.binfmt.instance import Instance, RegistrationError
 from maid.config import Prefer
 from maid.emulation.emulators import Choice, Offer
+from maid.emulation.kept import Counters, Kept
 from maid.emulation.ledger import Ledger, Record
 from maid.emulation.plan import (
     NEXT,
@@ -36,112 +33,13 @@ from maid.emulation.plan import (
     plan,
 )
 from maid.emulation.probes import Caught, Prober, ProbeResult
-from maid.emulation.targets import Target
+from maid.emulation.watch import Watch
 from maid.errors import MaidError
 
 log = logging.getLogger(__name__)
 
 Emit = Callable[[str, str, str], None]
 """Called with an event's kind, the target's name ("" for the whole table) and a sentence."""
-
-
-class Patience:
-    """How often one target's entry is repaired when somebody keeps removing it.
-
-    A token bucket: `burst` repairs at once, `refill` a second. Then the waiting times are 1, 2, 4 …
-    60 seconds, until a repair has lasted as long as the next waiting time. An accident, however
-    large, is repaired at once; a program that removes the entry whenever it appears meets an end.
-    """
-
-    def __init__(self, burst: int = 256, refill: float = 1.0) -> None:
-        self._burst = burst
-        self._refill = refill
-        self._tokens = float(burst)
-        self._seen = time.monotonic()
-        self._delay = 0.0
-        self.recent: deque[float] = deque(maxlen=1024)
-
-    def ask(self) -> float:
-        """Seconds to wait before the next repair; 0.0: now, and it is counted."""
-        now = time.monotonic()
-        self._tokens = min(self._burst, self._tokens + (now - self._seen) * self._refill)
-        if self._delay and now - self._seen >= 2 * self._delay:
-            self._delay = 0.0
-        self._seen = now
-        self.recent.append(now)
-        if self._tokens >= 1:
-            self._tokens -= 1
-            self._delay = 0.0
-            return 0.0
-        self._delay = min(60.0, max(1.0, self._delay * 2))
-        return self._delay
-
-    def in_last_minute(self) -> int:
-        """How many repairs were asked for in the last 60 seconds (1024 at most)."""
-        since = time.monotonic() - 60
-        return sum(1 for moment in self.recent if moment >= since)
-
-
-@dataclass
-class Kept:
-    """What the keeper knows of one target. Only the keeper changes it.
-
-    `choice`: what could be registered; `failed`: paths of offers whose probe failed; `result`: the
-    last probe and `fingerprint` the arrangement of entries it was for; `serving`: the entry that
-    catches the target's programs, `owner` whose it is ("maid", "other", None); `reason`: why it is
-    not as it should be, or what there is to know; `newer` names the foreign entries that catch the
-    same programs and were registered after ours (the kernel tries the newest first),
-    `adopted` those that served while nothing of ours did.
-    """
-
-    choice: Choice
-    failed: dict[str, str] = field(default_factory=dict)
-    result: ProbeResult | None = None
-    fingerprint: tuple[Entry, ...] | None = None
-    reranked: tuple[Entry, ...] | None = None
-    serving: Entry | None = None
-    owner: str | None = None
-    offer: Offer | None = None
-    reason: str = ""
-    held_until: float = 0.0
-    heals: int = 0
-    newer: frozenset[str] = frozenset()
-    adopted: frozenset[str] = frozenset()
-    patience: Patience = field(default_factory=Patience)
-    probing: asyncio.Task[None] | None = None
-
-    @property
-    def target(self) -> Target:
-        """The target."""
-        return self.choice.target
-
-    def offers(self) -> tuple[Offer, ...]:
-        """The offers that have not failed their probe, best first."""
-        return tuple(offer for offer in self.choice.offers if offer.path not in self.failed)
-
-    @property
-    def current(self) -> bool:
-        """Whether `result` is about the entries as they are."""
-        return self.result is not None and self.fingerprint is not None
-
-    @property
-    def ready(self) -> bool:
-        """Whether the last probe of exactly this arrangement answered."""
-        return self.current and self.result is not None and self.result.ok
-
-
-@dataclass
-class Counters:
-    """How often things happened since the daemon started."""
-
-    registrations: int = 0
-    renewals: int = 0
-    heals: int = 0
-    removals: int = 0
-    refusals: int = 0
-    remounts: int = 0
-    probes_ok: int = 0
-    probes_failed: int = 0
 
 
 class Keeper:
@@ -172,11 +70,7 @@ class Keeper:
         self._emit = emit
         self._remount = remount
         self._open_user = open_user
-        self._watch = -1
-        self._mounts: select.epoll | None = None
-        self._mounts_file = -1
-        self._spare = -1
-        self._running = False
+        self._watch: Watch | None = None
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._changed = asyncio.Event()
 
@@ -187,9 +81,7 @@ class Keeper:
         if not self.instance.mounted():
             self._remount()
         self.ledger.keep_only(self.instance.entries())
-        self._running = True
-        self._watch_table()
-        self._watch_mounts()
+        self._watch = Watch(self.instance, self.reconcile)
         self.update(choices, wanted)
 
     def update(self, choices: Mapping[str, Choice], wanted: Iterable[str]) -> None:
@@ -208,22 +100,14 @@ class Keeper:
 
     def stop(self) -> None:
         """Watch no longer. The entries stay as they are (rule 6)."""
-        self._running = False
         for handle in self._later.values():
             handle.cancel()
         for kept in self.kept.values():
             if kept.probing:
                 kept.probing.cancel()
-        self._unwatch_table()
-        loop = asyncio.get_running_loop()
-        if self._mounts is not None:
-            loop.remove_reader(self._mounts.fileno())
-            self._mounts.close()
-            os.close(self._mounts_file)
-            self._mounts = None
-        if self._spare >= 0:
-            os.close(self._spare)
-            self._spare = -1
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     def release(self) -> list[str]:
         """Remove everything that the ledger holds, and keep nothing any longer; the names
@@ -240,57 +124,11 @@ class Keeper:
         self.reconcile("release")
         return removed
 
-    # Waking -------------------------------------------------------------------------------------
-
-    def _watch_table(self) -> None:
-        self._unwatch_table()
-        try:
-            self._watch = self.instance.watch()
-        except OSError as error:
-            log.warning("%s cannot be watched: %s", self.instance.path, error)
-            return
-        asyncio.get_running_loop().add_reader(self._watch, self._on_table)
-        if self._spare >= 0:
-            os.close(self._spare)
-            self._spare = -1
-        # A table dies with its last mount, and all entries with it: this one cannot be unmounted.
-        with contextlib.suppress(OSError):
-            self._spare = kernel.clone_tree(self.instance.path)
-
-    def _unwatch_table(self) -> None:
-        if self._watch >= 0:
-            asyncio.get_running_loop().remove_reader(self._watch)
-            os.close(self._watch)
-            self._watch = -1
-
-    def _watch_mounts(self) -> None:
-        self._mounts_file = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        # mountinfo is always readable; only its exceptional condition says that it changed.
-        self._mounts = select.epoll()
-        self._mounts.register(self._mounts_file, select.EPOLLPRI)
-        asyncio.get_running_loop().add_reader(self._mounts.fileno(), self._on_mounts)
-
-    def _on_table(self) -> None:
-        gone = False
-        for event in kernel.inotify_events(self._watch):
-            gone = gone or bool(event.mask & (kernel.IN_UNMOUNT | kernel.IN_IGNORED))
-        if gone:
-            self._unwatch_table()
-        self.reconcile("the table changed")
-
-    def _on_mounts(self) -> None:
-        if self._mounts is not None:
-            self._mounts.poll(0)  # takes the condition away
-        if not self.instance.mounted() or self._watch < 0:
-            self.reconcile("the mounts changed")
-
     # Deciding and doing -------------------------------------------------------------------------
 
     def reconcile(self, why: str) -> None:
         """Bring the table to the desired state as far as that is possible now. Never waits."""
-        if not self._running:
-            return
-        if not self._table_is_there():
+        if self._watch is None or not self._table_is_there(self._watch):
             return
         table = self.instance.entries()
         for kept in self.kept.values():
@@ -306,7 +144,7 @@ class Keeper:
             self._observe(kept, table)
         self._notify()
 
-    def _table_is_there(self) -> bool:
+    def _table_is_there(self, watch: Watch) -> bool:
         try:
             if not self.instance.mounted():
                 self._remount()
@@ -314,9 +152,9 @@ class Keeper:
                 self._emit(
                     "remounted", "", f"binfmt_misc was mounted again at {self.instance.path}"
                 )
-                self._watch_table()
-            elif self._watch < 0:
-                self._watch_table()
+                watch.renew()
+            elif not watch.active:
+                watch.renew()
             if not self.instance.enabled():
                 self.instance.enable()
                 self.counters.heals += 1
@@ -528,7 +366,7 @@ class Keeper:
             kept.probing = asyncio.get_running_loop().create_task(self._probe_until_settled(kept))
 
     async def _probe_until_settled(self, kept: Kept) -> None:
-        while self._running:
+        while self._watch is not None:
             before = self._fingerprint(kept, self.instance.entries())
             if not before:
                 return

@@ -15,22 +15,21 @@ import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from maid import kernel
 from maid.binfmt import namespace
 from maid.binfmt.instance import HOST_PATH, Instance
 from maid.binfmt.namespace import Mapping, NamespaceError, Pinned
 from maid.config import Config, Prefer, Scope
-from maid.emulation import emulators
+from maid.emulation import describe, emulators
 from maid.emulation.emulators import Choice
 from maid.emulation.interpreters import IdentityCache, search_places
-from maid.emulation.keeper import Emit, Keeper, Kept
+from maid.emulation.keeper import Emit, Keeper
 from maid.emulation.ledger import Ledger
 from maid.emulation.probes import Prober, ProbeResult
-from maid.emulation.ratings import Level
-from maid.emulation.status import Owner, PlatformStatus, ProbeStatus, State, Via
+from maid.emulation.status import PlatformStatus
 from maid.emulation.targets import TARGETS, Target, family_of_host, for_platform, own
+from maid.emulation.upgrades import Upgrades
 from maid.errors import MaidError, PlatformUnavailable
 from maid.platforms import COMMON, Platform, host, only
 
@@ -38,14 +37,6 @@ log = logging.getLogger(__name__)
 
 ROOT = "root"
 """The key of the pinned instance with an identity map: root's steps, and the private scope."""
-
-
-QUIET = 0.5
-"""Seconds without a change in the interpreters' directories before they are looked at again."""
-
-INTERPRETERS = ("qemu-", "buildkit-qemu-", "box64", "box32", "FEXInterpreter", "rosetta")
-"""How the files begin whose coming and going is of interest; a directory of programs has many
-more."""
 
 
 @dataclass
@@ -81,10 +72,10 @@ class Machine:
         self._cache = IdentityCache(config.paths.state)
         self._prober = Prober(str(config.paths.runtime / "probes"), config.emulation.probe_timeout)
         self._served: Table | None = None
+        self._root: Pinned | None = None
         self._making: dict[str, asyncio.Task[Table]] = {}
-        self._files: dict[int, str] = {}
-        self._refreshing: asyncio.TimerHandle | None = None
-        self._refresh_task: asyncio.Task[None] | None = None
+        self._upgrades = Upgrades(self._begin_refresh)
+        self._refreshing: asyncio.Task[None] | None = None
 
     # Life ---------------------------------------------------------------------------------------
 
@@ -101,15 +92,11 @@ class Machine:
                     f"maid cannot make its directory {directory}: {error.strerror}",
                     "run it as root, or name other directories in [paths] of the configuration",
                 ) from error
-        targets = [target for target in TARGETS.values() if target.name != self._own]
-        choosing = asyncio.create_task(
-            asyncio.to_thread(emulators.choose, targets, self.config, self._cache)
-        )
+        choosing = asyncio.create_task(self._choose())
         self._prober.write(TARGETS.values())
-        pinned = self._pin(ROOT, namespace.identity())
-        await self._probe_natives(pinned)
-        self.choices = await choosing
-        self._watch_interpreters()
+        pinned = self._root = self._pin(ROOT, namespace.identity())
+        await self._probe_natives(family_of_host())
+        await choosing
         if pinned is not None:
             self.tables[ROOT] = self._table(ROOT, pinned.instance, pinned)
         if self.scope is Scope.HOST:
@@ -127,19 +114,13 @@ class Machine:
 
     def stop(self) -> None:
         """Watch no longer; entries, instances and steps stay as they are (rule 6)."""
-        loop = asyncio.get_running_loop()
         for task in self._making.values():
             task.cancel()
         for table in self.tables.values():
             table.keeper.stop()
-        for descriptor in self._files:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
-        self._files = {}
+        self._upgrades.close()
         if self._refreshing:
             self._refreshing.cancel()
-        if self._refresh_task:
-            self._refresh_task.cancel()
         if self.scope is Scope.PRIVATE:
             self._leave_nothing()
 
@@ -201,16 +182,17 @@ class Machine:
         """Whether this machine runs programs of the target of that name by itself."""
         return name == self._own or (name in self.natives and self.natives[name].ok)
 
-    async def _probe_natives(self, pinned: Pinned | None) -> None:
-        """Find out which targets of the host's family its CPU and kernel run by themselves.
+    async def _probe_natives(self, names: Iterable[str]) -> None:
+        """Find out which of these targets the machine's CPU and kernel run by themselves.
 
-        In a new instance nothing can catch them; where there is none, an entry of another's could,
-        so what such an entry catches counts as emulated.
+        Only where no entry catches their programs: that can be tried in an instance of maid's own,
+        whatever others have registered in the machine's.
         """
+        pinned = self._root
         user = pinned.open_user() if pinned is not None else -1
         entries = (pinned.instance if pinned else Instance(HOST_PATH)).entries().values()
         try:
-            for name in family_of_host():
+            for name in names:
                 target = TARGETS[name]
                 program = target.probe
                 caught = program and any(entry.catches(program) for entry in entries)
@@ -309,47 +291,24 @@ class Machine:
         self.tables[key] = table
         return table
 
-    # Interpreters that change on disk -----------------------------------------------------------
+    # Interpreters -------------------------------------------------------------------------------
 
-    def _watch_interpreters(self) -> None:
-        """Be told when a package upgrade replaces an interpreter (rule: renew without a gap)."""
-        loop = asyncio.get_running_loop()
-        events = kernel.IN_CLOSE_WRITE | kernel.IN_MOVED_TO | kernel.IN_DELETE
-        places = {str(place if place.is_dir() else place.parent) for place in self._places()}
-        for place in places - set(self._files.values()):
-            with contextlib.suppress(OSError):
-                descriptor = kernel.inotify(place, events)
-                self._files[descriptor] = place
-                loop.add_reader(descriptor, self._on_file, descriptor)
-
-    def _places(self) -> list[Path]:
+    async def _choose(self) -> None:
+        """Find out what could be registered for each target, and be told when that changes."""
+        targets = [target for target in TARGETS.values() if target.name != self._own]
+        self.choices = await asyncio.to_thread(emulators.choose, targets, self.config, self._cache)
         used = [offer.interpreter.path for c in self.choices.values() for offer in c.offers]
-        return [*search_places(self.config), *used]
-
-    def _on_file(self, descriptor: int) -> None:
-        names = {event.name for event in kernel.inotify_events(descriptor)}
-        used = {o.interpreter.path.name for c in self.choices.values() for o in c.offers}
-        changed = [name for name in names if name in used or name.startswith(INTERPRETERS)]
-        if not changed:
-            return
-        log.info("%s changed in %s", ", ".join(sorted(changed)), self._files[descriptor])
-        if self._refreshing:
-            self._refreshing.cancel()
-        # A package manager replaces many files one after another: wait until it is quiet.
-        self._refreshing = asyncio.get_running_loop().call_later(QUIET, self._begin_refresh)
+        self._upgrades.watch(search_places(self.config), used)
 
     def _begin_refresh(self) -> None:
-        self._refreshing = None
-        self._refresh_task = asyncio.get_running_loop().create_task(self.refresh())
+        self._refreshing = asyncio.get_running_loop().create_task(self.refresh())
 
     async def refresh(self, config: Config | None = None) -> None:
         """Look for interpreters again and bring every instance up to date, with a new configuration
         if one is given (directories and socket stay as they are)."""
         if config is not None:
             self.config = config
-        targets = [target for target in TARGETS.values() if target.name != self._own]
-        self.choices = await asyncio.to_thread(emulators.choose, targets, self.config, self._cache)
-        self._watch_interpreters()
+        await self._choose()
         for table in list(self.tables.values()):
             if not table.cpu:
                 table.keeper.update(self.choices, self.wanted())
@@ -383,58 +342,13 @@ class Machine:
 
     def status(self, target: Target, platform: Platform | None) -> PlatformStatus:
         """How `platform` of `target` stands in the served instance."""
-        if target.name == self._own and platform is not None:
-            platform = self.platform if only(self.platform).matches(platform) else platform
         required = self._required(target, platform)
         if self.is_native(target.name):
-            return self._native_status(target, platform, required)
-        kept = self.served.keeper.kept.get(target.name)
-        if kept is None:
-            raise MaidError(f"{target.name} is not kept")
-        return self._emulated_status(target, platform, kept, required)
-
-    def _native_status(
-        self, target: Target, platform: Platform | None, required: bool
-    ) -> PlatformStatus:
-        probe = self.natives.get(target.name)
-        return PlatformStatus(
-            platform=str(_plain(platform)) if platform else None,
-            target=target.name,
-            state=State.native if probe is None or probe.ok else State.failed,
-            via=Via.native,
-            entry=None,
-            owner=None,
-            interpreter=None,
-            interpreter_version=None,
-            flags=None,
-            cpu=platform.variant or None if platform and target.name == self._own else None,
-            probe=_probe_status(probe),
-            reason=probe.error or None if probe else None,
-            required=required,
-        )
-
-    def _emulated_status(
-        self, target: Target, platform: Platform | None, kept: Kept, required: bool
-    ) -> PlatformStatus:
-        serving, offer = kept.serving, kept.offer
+            level = self.platform.variant if target.name == self._own else ""
+            probe = self.natives.get(target.name)
+            return describe.native(target, platform, probe, level, required)
         wanted = self.config.emulation.serves(target.name, platform)
-        state, reason = _judge(kept, wanted)
-        version = ".".join(map(str, offer.interpreter.version)) if offer else None
-        return PlatformStatus(
-            platform=str(platform) if platform else None,
-            target=target.name,
-            state=state,
-            via=Via.emulated if serving else None,
-            entry=serving.name if serving else None,
-            owner=Owner(kept.owner) if kept.owner else None,
-            interpreter=serving.interpreter if serving else None,
-            interpreter_version=version or None,
-            flags=serving.flags if serving else None,
-            cpu=offer.cpu or None if offer else None,
-            probe=_probe_status(kept.result) if serving else None,
-            reason=reason or None,
-            required=required,
-        )
+        return describe.emulated(platform, self.served.keeper.kept[target.name], wanted, required)
 
     def _required(self, target: Target, platform: Platform | None) -> bool:
         if not self.config.emulation.must_be_ready(target.name, platform):
@@ -473,13 +387,10 @@ class Machine:
         """Execute the target's probe anew, native or in the served instance; None: nothing serves
         it."""
         if self.is_native(target.name):
-            self.natives[target.name] = await self._prober.probe(target)
+            await self._probe_natives([target.name])
             return self.natives[target.name]
-        kept = self.served.keeper.kept.get(target.name)
-        if kept is None:
-            return None
         await self.served.keeper.probe_now([target.name])
-        return kept.result
+        return self.served.keeper.kept[target.name].result
 
     async def ensure(self, platform: Platform, table: Table | None = None) -> PlatformStatus:
         """Execute a program of `platform` now, native or emulated; its status when that worked.
@@ -488,63 +399,16 @@ class Machine:
         """
         target = self.find(platform)
         if self.is_native(target.name):
+            await self.probe_now(target)
             status = self.status(target, platform.normalized())
-            if status.state.executes:
-                return status
-            raise PlatformUnavailable(f"{platform} does not run: {status.reason}", "maid doctor")
-        keeper = (table or self.served).keeper
-        kept = keeper.kept.get(target.name)
-        if kept is not None:
+        else:
+            keeper = (table or self.served).keeper
             await keeper.probe_now([target.name])
-        status = (
-            self._emulated_status(target, platform, kept, False)
-            if kept is not None
-            else self.status(target, platform)
-        )
+            wanted = self.config.emulation.serves(target.name, platform.normalized())
+            status = describe.emulated(platform, keeper.kept[target.name], wanted, False)
         if not status.state.executes:
             raise PlatformUnavailable(
                 f"{platform} is {status.state.value}: {status.reason or 'nothing serves it'}",
                 "maid status shows all platforms; maid doctor says what to do",
             )
         return status
-
-
-def _plain(platform: Platform) -> Platform:
-    """The platform without the level that was detected: what an index calls it."""
-    return (
-        Platform(platform.os, platform.architecture)
-        if platform.architecture == "amd64"
-        else platform
-    )
-
-
-def _probe_status(result: ProbeResult | None) -> ProbeStatus | None:
-    if result is None:
-        return None
-    return ProbeStatus(result.level, result.ok, result.ms, result.error or None)
-
-
-def _judge(kept: Kept, wanted: bool) -> tuple[State, str]:
-    """State and reason of an emulated target."""
-    if kept.serving is None:
-        if not wanted:
-            return State.disabled, "excluded by the configuration"
-        if kept.choice.offers:
-            return State.failed, kept.reason or "its entry is gone"
-        return State.absent, kept.choice.problem
-    if not kept.current:
-        return State.failed, kept.reason or "its probe has not answered yet"
-    if not kept.ready:
-        return State.failed, kept.reason
-    if not wanted:
-        return State.disabled, f"excluded by the configuration, but {kept.serving.name} serves it"
-    if kept.failed:
-        return State.degraded, kept.reason
-    if kept.offer is not None and kept.offer.rating.level is Level.BAD:
-        return State.degraded, kept.offer.rating.reason
-    if kept.owner == "maid" and kept.offer is None:
-        return (
-            State.degraded,
-            "its interpreter is no longer on disk; the entry keeps the old file open",
-        )
-    return State.ready, kept.reason
