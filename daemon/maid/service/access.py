@@ -7,8 +7,8 @@ and run steps; nobody else may do anything (design.md, Access).
 
 from __future__ import annotations
 
-import array
 import contextlib
+import ctypes
 import errno
 import grp
 import os
@@ -83,17 +83,18 @@ def _role(uid: int, gid: int, groups: set[int], group: str) -> Role:
 
 
 def _groups(connection: socket.socket) -> set[int]:
-    size = 256
-    while size <= 65536 * 4:
-        try:
-            data = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, size)
-        except OSError as error:
-            if error.errno != errno.ERANGE:
-                return set()
-            size *= 4
-            continue
-        return set(array.array("I", data))
-    return set()
+    """The peer's supplementary groups; none where the kernel does not say."""
+    # Python's own getsockopt takes 1024 bytes at most: 256 groups of up to 65,536.
+    libc = ctypes.CDLL(None, use_errno=True)
+    length = ctypes.c_uint32(256 * 4)
+    while True:
+        found = (ctypes.c_uint32 * (length.value // 4))()
+        option = (socket.SOL_SOCKET, SO_PEERGROUPS, found, ctypes.byref(length))
+        if libc.getsockopt(connection.fileno(), *option) == 0:
+            return set(found[: length.value // 4])
+        # The length is now the one that is needed.
+        if ctypes.get_errno() != errno.ERANGE or length.value <= ctypes.sizeof(found):
+            return set()
 
 
 class Connections:
