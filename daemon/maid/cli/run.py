@@ -63,6 +63,7 @@ def run_step(socket: str, request: Request, as_json: bool) -> int:
 
 def _run(socket: str, request: Request, as_json: bool) -> dict[str, Any]:
     descriptors: list[int] = []
+    root = _open_directory(request.rootfs, "root file system")
 
     def passed(descriptor: int) -> int:
         descriptors.append(descriptor)
@@ -73,7 +74,7 @@ def _run(socket: str, request: Request, as_json: bool) -> dict[str, Any]:
         "stdin": passed(os.dup(_stream(0))),
         "stdout": passed(os.dup(_stream(2 if as_json else 1))),
         "stderr": passed(os.dup(_stream(2))),
-        "rootfs": passed(_open_directory(request.rootfs, "root file system")),
+        "rootfs": passed(root),
         "command": request.command,
         "environment": _environment(request.env),
         "cwd": request.cwd,
@@ -84,7 +85,7 @@ def _run(socket: str, request: Request, as_json: bool) -> dict[str, Any]:
         "tmpfs": request.tmpfs,
         "accelerate": request.accelerate,
     }
-    parameters["user"], parameters["group"] = _user(request.user, request.rootfs)
+    parameters["user"], parameters["group"] = _user(request.user, root)
     if request.platform:
         parameters["platform"] = request.platform
     if request.network:
@@ -124,17 +125,18 @@ def _take_up(socket: str, identifier: str) -> dict[str, Any]:
     while True:
         try:
             with Client(socket) as client:
-                result: dict[str, Any] = client.call("io.maid.Steps.Wait", {"id": identifier})[
-                    "result"
-                ]
+                reply = client.call("io.maid.Steps.Wait", {"id": identifier})
+                result: dict[str, Any] = reply["result"]
                 return result
+        except ConnectionLost:
+            until = time.monotonic() + RECONNECT  # it was there, and went away again
         except DaemonUnreachable:
             if time.monotonic() > until:
                 raise MaidError(
                     f"the daemon went away while the step {identifier} was running",
-                    "the step goes on until the daemon is back, which ends it: systemctl start maid",
+                    "it goes on until the daemon is back, which ends it: systemctl start maid",
                 ) from None
-            time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def _stream(number: int) -> int:
@@ -207,28 +209,47 @@ def _split_bind(text: str) -> tuple[Path, str, bool]:
     return Path(parts[0]), parts[1], readonly
 
 
-def _user(text: str, rootfs: Path) -> tuple[int, int]:
-    """Ids of "1000", "1000:100", "nobody", "nobody:www-data": names are those of the rootfs."""
+def _user(text: str, root: int) -> tuple[int, int]:
+    """Ids of "1000", "1000:100", "nobody", "nobody:www-data": names are those of the root file
+    system `root` (a descriptor), as is the group of a user who is named without one."""
     user, _, group = text.partition(":")
-    gid = _id(group, rootfs / "etc/group", "group", 2) if group else None
-    if user.isdigit():
-        return int(user), gid or 0
-    uid = _id(user, rootfs / "etc/passwd", "user", 2)
-    return uid, _id(user, rootfs / "etc/passwd", "user", 3) if gid is None else gid
+    fields = _line(root, "passwd", user)
+    if fields is None and not _is_number(user):
+        raise StepRefused(f"the root file system has no user {user}", "give a number: --user 1000")
+    uid = int(user) if _is_number(user) else int(fields[2]) if fields else 0
+    if not group:
+        return uid, int(fields[3]) if fields else 0
+    if _is_number(group):
+        return uid, int(group)
+    fields = _line(root, "group", group)
+    if fields is None:
+        raise StepRefused(f"the root file system has no group {group}", "give a number")
+    return uid, int(fields[2])
 
 
-def _id(name: str, file: Path, what: str, field: int) -> int:
-    if name.isdigit():
-        return int(name)
+def _line(root: int, name: str, wanted: str) -> list[str] | None:
+    """The line of /etc/`name` for a name or a number; one that is not well-formed is passed over.
+
+    Looked up within `root`: a link in there leads nowhere else.
+    """
+    from maid.kernel import open_in_root
+
+    enough = {"passwd": 4, "group": 3}[name]
     try:
-        with open(file, errors="replace") as lines:
-            for line in lines:
-                fields = line.rstrip("\n").split(":")
-                if fields[0] == name and len(fields) > field:
-                    return int(fields[field])
-    except (OSError, ValueError) as error:
-        raise StepRefused(f"{what} {name} cannot be looked up in the rootfs: {error}") from error
-    raise StepRefused(f"the rootfs has no {what} {name}", f"give a number, or see {file}")
+        file = open_in_root(root, f"/etc/{name}", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(file, errors="replace") as lines:
+        for line in lines:
+            fields = line.rstrip("\n").split(":")
+            whole = len(fields) >= enough and all(_is_number(f) for f in fields[2:enough])
+            if whole and wanted in (fields[0], fields[2]):
+                return fields
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def parse_size(text: str) -> int:
@@ -236,7 +257,6 @@ def parse_size(text: str) -> int:
     number = text.strip().lower().removesuffix("b").removesuffix("i")
     unit = number[-1:] if number[-1:] in _UNITS else ""
     try:
-        value = float(number.removesuffix(unit))
-    except ValueError:
+        return int(float(number.removesuffix(unit)) * _UNITS[unit])
+    except (ValueError, OverflowError):  # OverflowError: "inf"
         raise StepRefused(f"{text!r} is no size", "for example 512m or 2g") from None
-    return int(value * _UNITS[unit])
