@@ -121,23 +121,12 @@ def error(failure: MaidError) -> None:
 
 
 def status(document: dict[str, Any], stream: TextIO, everything: bool) -> str:
-    """The status as one screen: a line about the daemon, then a row for each platform."""
-    runtime = document["runtime"]
-    steps = f"{runtime} {document['runtime_version'] or ''}".strip() if runtime else "none works"
-    head = [
-        f"{paint('maid', 'ok', stream)} {document['version']}, {document['scope']} scope,"
-        f" Linux {document['kernel']}, up {duration(time.time() - document['started'])}:"
-        f" {mark('ready', stream) if document['ready'] else mark('failed', stream)}",
-        f"table {document['instance']}, steps by {steps}"
-        + (f", {document['steps_running']} running" if document["steps_running"] else "")
-        + (f", healed {document['heals']} times" if document["heals"] else ""),
-    ]
-    notes = [
-        f"{paint('!', 'warning', stream)} {document[key]}"
-        for key in ("namespaces_problem", "runtime_problem")
-        if document[key]
-    ]
-    rows, footnotes, hidden = [], [], 0
+    """The status as one screen: two lines about the daemon, then a row for each platform.
+
+    Without `everything`: no targets that have no platform, none that nobody asked for, and notes on
+    those platforms only that do not run as they should.
+    """
+    rows, notes, hidden, noted = [], _Notes(), 0, 0
     for platform in document["platforms"]:
         quiet = platform["platform"] is None or (
             platform["state"] in ("absent", "disabled") and not platform["required"]
@@ -146,16 +135,54 @@ def status(document: dict[str, Any], stream: TextIO, everything: bool) -> str:
             hidden += 1
             continue
         rows.append(_platform_row(platform, stream))
-        if platform["reason"] and (everything or platform["state"] not in ("ready", "native")):
-            footnotes.append(
-                f"  {platform['platform'] or platform['target']}: {platform['reason']}"
-            )
-    text = [*head, *notes, "", table(rows, HEADER, stream, EXPENDABLE)]
-    if footnotes:
-        text += ["", *footnotes]
-    if hidden:
-        text += ["", paint(f"{hidden} more CPUs: maid status --all", "absent", stream)]
+        if platform["reason"]:
+            if everything or platform["state"] not in ("ready", "native"):
+                notes.add(platform["platform"] or platform["target"], platform["reason"])
+            else:
+                noted += 1
+    text = [*_head(document, stream), "", table(rows, HEADER, stream, EXPENDABLE)]
+    if notes.lines():
+        text += ["", *notes.lines()]
+    more = [f"notes on {_count(noted, 'platform')}"] if noted else []
+    more += [_count(hidden, "more CPU")] if hidden else []
+    if more:
+        text += ["", paint(f"{' and '.join(more)}: maid status --all", "absent", stream)]
     return "\n".join(text)
+
+
+def _head(document: dict[str, Any], stream: TextIO) -> list[str]:
+    runtime = document["runtime"]
+    steps = f"{runtime} {document['runtime_version'] or ''}".strip() if runtime else "none works"
+    verdict = "ready" if document["ready"] else "failed"
+    words = mark(verdict, stream).replace("failed", "not ready")
+    facts = [f"table {document['instance']}", f"steps by {steps}"]
+    if document["steps_running"]:
+        facts.append(f"{document['steps_running']} running")
+    if document["heals"]:
+        facts.append(f"healed {document['heals']} times")
+    return [
+        f"{paint('maid', 'ok', stream)} {document['version']}, {document['scope']} scope,"
+        f" Linux {document['kernel']}, up {duration(time.time() - document['started'])}: {words}",
+        ", ".join(facts),
+        *(
+            f"{paint('!', 'warning', stream)} {document[key]}"
+            for key in ("namespaces_problem", "runtime_problem", "limits_problem")
+            if document[key]
+        ),
+    ]
+
+
+class _Notes:
+    """What there is to say about platforms, once for all that it is true of."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, name: str, reason: str) -> None:
+        self._names.setdefault(reason, []).append(name)
+
+    def lines(self) -> list[str]:
+        return [f"  {', '.join(names)}: {reason}" for reason, names in self._names.items()]
 
 
 EXPENDABLE = ("FLAGS", "CPU", "PROBE", "VERSION", "BY")
@@ -196,8 +223,9 @@ def ensured(results: Iterable[dict[str, Any]], stream: TextIO) -> str:
 
 
 def event(entry: dict[str, Any], stream: TextIO) -> str:
-    """One event as a line."""
-    moment = time.strftime("%H:%M:%S", time.localtime(entry["time"]))
+    """One event as a line; with the date when it is not of the last twelve hours."""
+    form = "%H:%M:%S" if time.time() - entry["time"] < 12 * 3600 else "%Y-%m-%d %H:%M:%S"
+    moment = time.strftime(form, time.localtime(entry["time"]))
     grave = {"failed": "failed", "refused": "failed", "contended": "warning", "ready": "ok"}
     kind = paint(entry["kind"], grave.get(entry["kind"], "note"), stream)
     return " ".join(part for part in (moment, kind, entry["subject"], entry["message"]) if part)
@@ -211,10 +239,5 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days"
 
 
-def size(count: float) -> str:
-    """ "512 B", "1.5 MiB": powers of 1024."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
