@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from maid.cli import render
+from maid.cli.common import show_json
 from maid.client import Client
 
 
@@ -21,7 +21,7 @@ def show(client: Client, platforms: list[str], deep: bool, as_json: bool) -> int
             if not as_json:
                 print(_line(result), flush=True)
     if as_json:
-        print(json.dumps({"results": results}))
+        show_json({"results": results})
     failed = [result for result in results if not result["ok"] and not result["skipped"]]
     if any(result["test"] == "exec" for result in failed):
         return 3

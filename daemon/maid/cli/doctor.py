@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
 from maid import doctor
 from maid.cli import render
+from maid.cli.common import show_json
 from maid.client import Client
-from maid.config import Scope, load
+from maid.config import Config, Scope, load
 from maid.doctor import Finding, Level
 from maid.errors import MaidError
 
@@ -29,12 +29,12 @@ def show(socket: str, config_file: Path | None, as_json: bool) -> int:
         config = load(config_file, scope)
     except MaidError as error:
         findings.append(Finding(Level.problem, "configuration", error.message, error.hint))
-        config = load(None, Scope.PRIVATE)
+        config = Config()
     findings = [*doctor.examine(config, scope), *findings]
     if status is not None:
         findings += doctor.from_status(status)
     if as_json:
-        print(json.dumps({"findings": [dataclasses.asdict(finding) for finding in findings]}))
+        show_json({"findings": [dataclasses.asdict(finding) for finding in findings]})
     else:
         _print(findings)
     return 1 if any(finding.level is Level.problem for finding in findings) else 0
