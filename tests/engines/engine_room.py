@@ -61,9 +61,6 @@ class Room:
             "HOME": str(self.directory),
             "CONTAINERS_STORAGE_CONF": str(self.directory / "storage.conf"),
             "CONTAINERS_CONF": str(self.directory / "containers.conf"),
-            # crun before 1.9 stops where a hybrid cgroup tree shows its v2 part, as test machines
-            # do.
-            "BUILDAH_RUNTIME": "runc",
             # Root of a namespace already: buildah need not make another.
             "_CONTAINERS_USERNS_CONFIGURED": "1",
         }
