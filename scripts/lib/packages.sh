@@ -7,7 +7,9 @@ packages_for() {
     for use; do
         case $use in
         # systemd-python is compiled when it is installed, the native helpers by `make`.
-        build) printf '%s\n' gcc libc6-dev libsystemd-dev make pkg-config python3 python3-dev python3-venv ;;
+        build)
+            printf '%s\n' gcc libc6-dev libsystemd-dev make pkg-config python3 python3-dev python3-venv
+            ;;
         run) printf '%s\n' crun ;;
         rootfs) printf '%s\n' debian-archive-keyring mmdebstrap python3 ;;
         engines) printf '%s\n' buildah runc ;;
@@ -26,7 +28,8 @@ missing_packages() {
         <(printf '%s\n' "$@" | sort -u)
 }
 
-# need_packages USE…: install what is missing for the uses, and say so. Not root: an error that names what is missing.
+# need_packages USE…: install what is missing for the uses, and say so. Not root: an error that
+# names what is missing.
 need_packages() {
     local wanted missing
     mapfile -t wanted < <(packages_for "$@")
@@ -34,7 +37,8 @@ need_packages() {
     ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
 }
 
-# install_packages PACKAGE…: without recommendations: they bring services, and what registers in the host's binfmt table.
+# install_packages PACKAGE…: without recommendations: they bring services, and what registers in the
+# host's binfmt table.
 install_packages() {
     [[ -n $(debian_release) ]] ||
         die "this is not Debian, and these packages are not installed by their Debian names: $*" \
@@ -45,8 +49,8 @@ install_packages() {
         -o Dpkg::Options::=--force-confold "$@"
 }
 
-# with_fresh_lists CMD…: run an apt-get command. The package lists may be absent (a container image) or so old that
-# they name what is gone: then fetch them and run it again.
+# with_fresh_lists CMD…: run an apt-get command. The package lists may be absent (a container image)
+# or so old that they name what is gone: then fetch them and run it again.
 with_fresh_lists() {
     local log
     log=$(mktemp)
@@ -58,30 +62,46 @@ with_fresh_lists() {
     rm -f "$log"
 }
 
-# find_qemu TARGET: the path of a static emulator; the name with -static is what distributions call one.
+# find_qemu TARGET: the path of a static emulator; the name with -static is what distributions call
+# one.
 find_qemu() { command -v "qemu-$1-static" || command -v "qemu-$1"; }
+
+# something_registers: whether this machine has what puts an installed package's emulators into the
+# binfmt table.
+something_registers() { [[ -d /run/systemd/system ]] || command -v update-binfmts >/dev/null; }
 
 # need_qemu: have static user-mode emulators in PATH, without a write to the host's binfmt table.
 #
-# Debian 13's qemu-user holds programs only (qemu-user-binfmt registers them, and is not asked for). Debian 12's
-# qemu-user-static also holds /usr/lib/binfmt.d/qemu-*.conf, for which a running systemd (by a dpkg trigger) and
-# binfmt-support (from the package's postinst) register at once. There its files are unpacked beside the other
-# caches instead of installed.
+# Debian 13's qemu-user holds programs only (qemu-user-binfmt registers them, and is not asked for).
+# Debian 12's qemu-user-static also holds /usr/lib/binfmt.d/qemu-*.conf, for which a running systemd
+# (by a dpkg trigger) and binfmt-support (from the package's postinst) register at once. There, and
+# for an ordinary user, its files are unpacked into the cache instead of installed.
 need_qemu() {
-    local package=qemu-user unpacked version
+    local package=qemu-user unpacked
     [[ $(debian_release) != 12 ]] || package=qemu-user-static
     [[ -n $(missing_packages "$package") ]] || return 0
-    if [[ $package == qemu-user ]] || { [[ ! -d /run/systemd/system ]] && ! command -v update-binfmts >/dev/null; }; then
+    if is_root && { [[ $package == qemu-user ]] || ! something_registers; }; then
         install_packages "$package"
         return
     fi
-    version=$(apt-cache show --no-all-versions "$package" 2>/dev/null | sed -n 's/^Version: //p')
-    unpacked=$MAID_CACHE/qemu/${version//[^A-Za-z0-9.+~-]/_}
-    if [[ -z $version || ! -d $unpacked ]]; then
-        say "unpacking $package under $MAID_CACHE (installed, it would register itself in this machine's binfmt table)"
-        unpack_package "$package" "$MAID_CACHE/qemu"
-        version=$(apt-cache show --no-all-versions "$package" | sed -n 's/^Version: //p')
-        unpacked=$MAID_CACHE/qemu/${version//[^A-Za-z0-9.+~-]/_}
-    fi
+    unpacked=$MAID_CACHE/$package
+    [[ -d $unpacked ]] || unpack_package "$package" "$unpacked"
     PATH=$PATH:$unpacked/usr/bin
+}
+
+# unpack_package PACKAGE DIR: fetch and verify the package and put its files, uninstalled, into DIR.
+unpack_package() {
+    mkdir -p "$MAID_CACHE"
+    (
+        flock 9
+        [[ ! -d $2 ]] || exit 0
+        say "unpacking the Debian package $1 into $2, so that it does not register itself"
+        new=$(mktemp --directory "$2.XXXXXX")
+        # shellcheck disable=SC2064  # the directory of now
+        trap "rm -rf '$new'" EXIT
+        cd "$new" || exit
+        with_fresh_lists apt-get download --quiet "$1"
+        dpkg-deb --extract ./*.deb files
+        mv -T files "$2"
+    ) 9>"$2.lock"
 }
