@@ -33,8 +33,8 @@ home_directory() {
     fi
 }
 
-# The place for what is slow to make (root file systems). Outside the checkout, so that a fresh clone
-# finds it.
+# The place for what is slow to make (root file systems). Outside the checkout, so that a fresh
+# clone finds it.
 MAID_CACHE=${MAID_CACHE:-$(home_directory)/.cache/maid}
 export MAID_CACHE
 
@@ -58,8 +58,8 @@ seconds_since() {
     printf '%d.%d\n' $((tenths / 10)) $((tenths % 10))
 }
 
-# quietly LOG CMD…: run the program CMD with its output in the file LOG; where it fails, show the end
-# of LOG and fail with it.
+# quietly LOG CMD…: run the program CMD with its output in the file LOG; where it fails, show the
+# end of LOG and fail with it.
 quietly() {
     local log=$1 status=0
     shift
@@ -71,7 +71,8 @@ quietly() {
     return "$status"
 }
 
-# mounts_below DIR: the mount points below DIR, the innermost first (field 5 of a line of mountinfo).
+# mounts_below DIR: the mount points below DIR, the innermost first (field 5 of a line of
+# mountinfo).
 mounts_below() { cut -d ' ' -f 5 /proc/self/mountinfo | grep -F "$1/" | tac || true; }
 
 # unmount_below DIR: leave no mount below DIR, whoever uses it.

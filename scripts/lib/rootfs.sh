@@ -1,10 +1,11 @@
-# Root file systems, each made once from Debian's packages (make-rootfs.sh) and kept in the cache. Sourced after common.sh, packages.sh.
+# Root file systems, each made once from Debian's packages (make-rootfs.sh) and kept in the cache.
+# Sourced after common.sh, packages.sh.
 # shellcheck shell=bash
 
 # Each has a recipe in make-rootfs.sh.
 ROOTFS_NAMES=(
     debian-13-arm64 debian-13-amd64 debian-12-systemd debian-13-systemd
-    busybox-386 busybox-amd64 busybox-arm busybox-arm64 busybox-mips64le busybox-ppc64le busybox-riscv64 busybox-s390x
+    busybox-{386,amd64,arm,arm64,mips64le,ppc64le,riscv64,s390x}
 )
 
 # rootfs NAME: print the directory of the root file system NAME; make it first if it is not there.
@@ -27,7 +28,8 @@ rootfs() {
             # shellcheck disable=SC2064  # the directory is the one of now
             trap "rm -rf --one-file-system '$new'" EXIT
             chmod 755 "$new"
-            quietly "$log" "$CHECKOUT/scripts/lib/make-rootfs.sh" "$name" "$new" || die "could not make $name" "the whole output is in $log"
+            quietly "$log" "$CHECKOUT/scripts/lib/make-rootfs.sh" "$name" "$new" ||
+                die "could not make $name" "the whole output is in $log"
             mv --no-target-directory "$new" "$place"
             say "made $name in $(seconds_since "$started") s"
         ) 9>"$MAID_CACHE/rootfs/$name.lock"
@@ -42,7 +44,8 @@ is_rootfs_name() {
     return 1
 }
 
-# rootfs_key NAME: changes when the recipes do; a file system made by root is not one made by a user.
+# rootfs_key NAME: changes when the recipes do; a file system made by root is not one made by a
+# user.
 rootfs_key() {
     {
         echo "$1"
