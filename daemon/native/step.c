@@ -215,9 +215,9 @@ static void kill_all(pid_t keep, struct rusage *usage, int *status)
 }
 
 /*
- * Start the runtime from a read-only clone of its mount. That is what crun and runc look for before
- * they execute themselves a second time, from a copy that a container cannot write to
- * (CVE-2019-5736); here there is no need for it, which saves a tenth of a step's time.
+ * Start the runtime from a read-only clone of its mount. That is what crun looks for before it executes
+ * itself a second time, from a copy that a container cannot write to (CVE-2019-5736, its
+ * cloned_binary.c); here there is no need for it, which saves a tenth of a step's time.
  */
 static pid_t start(char **command, char **environment)
 {

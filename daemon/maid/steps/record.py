@@ -61,8 +61,9 @@ def read_text(path: str) -> str:
     return ""
 
 
-def remove(directory: str) -> None:
-    """Remove a step's directory: every known name by itself, and nothing through a mount.
+def remove(directory: str) -> bool:
+    """Remove a step's directory: every known name by itself, and nothing through a mount. False
+    when something is left of it.
 
     A recursive removal would empty the caller's root file system, should its mount ever be visible
     here; rmdir(2) of a mount point fails instead.
@@ -78,8 +79,13 @@ def remove(directory: str) -> None:
     # The runtime's own; it holds no mount points.
     if os.path.isdir(f"{directory}/state"):
         shutil.rmtree(f"{directory}/state", ignore_errors=True)
-    with contextlib.suppress(OSError):
+    try:
         os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _remove_place(path: str) -> None:

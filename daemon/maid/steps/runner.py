@@ -45,6 +45,10 @@ UNCLAIMED = 15.0
 REMEMBERED = 60.0
 """Seconds that the result of a finished step can still be asked for."""
 
+PATIENCE, PAUSE = 100, 0.02
+"""How often, and seconds between, to try again to remove what a process that was killed still uses:
+its end takes a moment."""
+
 STUBBORN = 5.0
 """Seconds after which a supervisor that was told to end its step is killed: it hangs before the
 step has begun (a mount of a file system that does not answer)."""
@@ -368,14 +372,20 @@ class Runner:
             command = self.runtime.delete_command(active.meta.id, active.directory)
             if command and os.path.isdir(f"{active.directory}/state"):
                 await quietly(command)
-        # The last process of a container that was killed may take a moment to die.
-        for _ in range(100):
+        for _ in range(PATIENCE):
             if active.meta.limits.remove():
                 break
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(PAUSE)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(active.claimed.wait(), REMEMBERED)
-        record.remove(active.directory)
+        lost = active.finished.result().outcome is Outcome.lost
+        for _ in range(PATIENCE):
+            if lost:
+                # A runtime that was just starting it may only now have written which it is.
+                record.kill_container(active.directory)
+            if record.remove(active.directory):
+                break
+            await asyncio.sleep(PAUSE)
 
     async def wait(self, active: Active) -> Result:
         """Wait for a step's end. When the waiting is cancelled and nobody else waits, so is the
@@ -388,6 +398,7 @@ class Runner:
         except asyncio.CancelledError:
             if active.waiters == 1 and not self._closed:
                 self.cancel(active)
+                active.claimed.set()  # nobody will ask for its result
             raise
         finally:
             active.waiters -= 1
@@ -460,6 +471,7 @@ class Runner:
         if not active.done and active.waiters == 0:
             log.warning("nobody waits for step %s: it is ended", active.meta.id)
             self.cancel(active)
+            active.claimed.set()
 
     async def close(self) -> None:
         """Stop watching. Running steps go on (rule 6)."""

@@ -1,0 +1,44 @@
+"""Fixtures that several files use: a running daemon, root file systems that may be written to."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemons import Daemon, rootfs
+from stepping import copy
+
+
+@pytest.fixture(scope="session")
+def daemon() -> Iterator[Daemon]:
+    """A daemon of root's that answers, for all tests that leave it running and as it is.
+
+    Every user may have 16 steps at once and only 2 waiting; members are in the group `users`.
+    """
+    config = '[steps]\nmax_queued_per_uid = 2\n[socket]\ngroup = "users"\n'
+    with Daemon(config) as made:
+        yield made.start()
+
+
+@pytest.fixture(scope="session")
+def trees() -> Iterator[Path]:
+    """A directory for root file systems that every user can reach."""
+    directory = Path(tempfile.mkdtemp(prefix="maid-trees-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def native(trees: Path) -> Path:
+    """A busybox of the machine's own architecture."""
+    from maid.platforms import host
+
+    return copy(rootfs(f"busybox-{host().architecture}"), trees / "native")
+
+
+@pytest.fixture(scope="session")
+def foreign(trees: Path) -> Path:
+    """A busybox that needs an emulator: s390x is nobody's own here, and of the other byte order."""
+    return copy(rootfs("busybox-s390x"), trees / "foreign")
