@@ -1,0 +1,150 @@
+"""docs/json.md against what the commands print: every key that is documented, and no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemons import REPOSITORY
+from serving import Serving
+
+DESIGNED = {
+    *("version", "scope", "kernel", "instance", "runtime", "ready", "platforms"),
+    *("platforms[].platform", "platforms[].target", "platforms[].state", "platforms[].via"),
+    *("platforms[].entry", "platforms[].owner", "platforms[].interpreter"),
+    *("platforms[].interpreter_version", "platforms[].flags", "platforms[].reason"),
+    *("platforms[].probe", "platforms[].probe.level", "platforms[].probe.ok"),
+    *("platforms[].probe.ms", "platforms[].probe.error"),
+}
+"""What design.md promises of `maid status --json`."""
+
+PYTHON = {
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "list": list,
+    "object": dict,
+}
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Serving]:
+    with Serving() as made:
+        yield made.start()
+
+
+def documented(command: str) -> dict[str, str]:
+    """The keys and types of one document in docs/json.md."""
+    text = (REPOSITORY / "docs/json.md").read_text()
+    _, _, section = text.partition(f"\n## maid {command} --json\n")
+    section = section.partition("\n## ")[0]
+    found = dict(re.findall(r"^\| `([^`]+)` \| ([a-z ]+) \|", section, re.MULTILINE))
+    assert found, command
+    return found
+
+
+def keys(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key in a document with its value, as docs/json.md writes them."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            below = f"{path}.{name}" if path else name
+            yield below, inner
+            yield from keys(inner, below)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys(inner, f"{path}[]")
+
+
+def hold(command: str, document: Any) -> None:
+    """Hold a document against its description."""
+    types = documented(command)
+    seen = set()
+    for name, value in keys(document):
+        if command == "ensure" and name.startswith("results[].status."):
+            continue  # as in the status
+        seen.add(name)
+        assert name in types, f"{name} is not documented"
+        kind, _, null = types[name].partition(" or ")
+        if value is None:
+            assert null == "null", name
+        else:
+            assert isinstance(value, PYTHON[kind]), (name, value)
+            assert kind == "boolean" or not isinstance(value, bool), (name, value)
+    assert seen == set(types), "documented, but not there"
+
+
+def document(daemon: Serving, *arguments: str, status: int = 0) -> Any:
+    done = daemon.maid(*arguments)
+    assert done.returncode == status, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_status(daemon: Serving) -> None:
+    found = document(daemon, "status", "--json")
+    hold("status", found)
+    assert {name for name, _ in keys(found)} >= DESIGNED
+    assert Path(found["instance"], "status").read_text() == "enabled\n"
+    by_name = {each["platform"]: each for each in found["platforms"]}
+    arm64 = by_name["linux/arm64"]
+    assert (arm64["state"], arm64["via"], arm64["owner"]) == ("ready", "emulated", "maid")
+    assert Path(found["instance"], arm64["entry"]).exists()
+    own = next(each for each in found["platforms"] if each["state"] == "native")
+    assert (own["via"], own["entry"], own["owner"]) == ("native", None, None)
+
+
+def test_ensure(daemon: Serving) -> None:
+    found = document(daemon, "ensure", "linux/arm64", "linux/nosuch", "--json", status=3)
+    hold("ensure", found)
+    worked, failed = found["results"]
+    assert worked["ok"] and worked["status"]["state"] == "ready"
+    assert not failed["ok"] and "linux/arm64" in failed["hint"]
+
+
+def test_check(daemon: Serving) -> None:
+    found = document(daemon, "check", "--json")
+    hold("check", found)
+    assert {"linux/arm64", "linux/riscv64"} <= {each["platform"] for each in found["results"]}
+    assert all(each["ok"] for each in found["results"])
+
+
+def test_events(daemon: Serving) -> None:
+    hold("events", document(daemon, "events", "--json"))
+
+
+def test_run(daemon: Serving, native: Path) -> None:
+    done = daemon.maid("run", "--rootfs", native, "--json", "--", "/bin/sh", "-c", "echo x; exit 3")
+    assert done.returncode == 3
+    found = json.loads(done.stdout)
+    hold("run", found)
+    assert (found["outcome"], found["status"], found["via"]) == ("exited", 3, "native")
+    assert done.stderr == "x\n"
+
+
+def test_a_run_that_fails(daemon: Serving, tmp_path: Path) -> None:
+    done = daemon.maid("run", "--rootfs", tmp_path / "no", "--json", "--", "/bin/true")
+    assert done.returncode == 125
+    found = json.loads(done.stdout)
+    assert (found["outcome"], found["status"]) == ("failed", 125)
+    assert found["error"] in done.stderr
+
+
+def test_doctor(daemon: Serving) -> None:
+    done = daemon.maid("doctor", "--json")
+    found = json.loads(done.stdout)
+    hold("doctor", found)
+    problems = [each for each in found["findings"] if each["level"] == "problem"]
+    assert done.returncode == bool(problems)
+
+
+def test_release() -> None:
+    with Serving() as daemon:
+        daemon.start()
+        found = document(daemon, "release", "--json")
+        hold("release", found)
+        assert "qemu-aarch64" in found["removed"]
+        assert document(daemon, "release", "--json") == {"removed": []}
