@@ -122,6 +122,14 @@ class Emulation(Struct, frozen=True, kw_only=True):
         float,
         Meta(gt=0, le=3600, description="How long one probe may take, in seconds."),
     ] = 10.0
+    watch_crashes: Annotated[
+        bool,
+        Meta(
+            description="Whether to tell, as events, of emulated programs anywhere on the machine"
+            " that die of a signal such as SIGSEGV. It needs root, and wakes for every process that"
+            " starts or ends."
+        ),
+    ] = False
     target: Annotated[
         dict[str, TargetSettings],
         Meta(description="What is different for one target: a table for each, here for aarch64."),
