@@ -114,7 +114,7 @@ def test_a_follower_that_is_too_slow_is_told_what_it_missed() -> None:
         for number in range(QUEUED + 50):
             events.emit("many", "", str(number))
         got += [await anext(stream) for _ in range(QUEUED)]
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         events.emit("unseen", "", "")
         assert len(events.kept()) == KEPT
         return got

@@ -35,19 +35,21 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Peer:
-    """The process that connected, as the kernel describes it."""
+    """The process that connected, as the kernel describes it; `groups` are its supplementary
+    ones."""
 
     pid: int
     uid: int
     gid: int
     role: Role
+    groups: tuple[int, ...] = ()
 
     def caller(self) -> Caller:
         """On whose behalf the peer's steps run: an admin's with an identity map, a member's with
         the member's own ids, so that a step can do to the machine's files what its caller could."""
         if self.role is Role.ADMIN:
             return Caller(self.uid, None)
-        return Caller(self.uid, for_user(self.uid, self.gid))
+        return Caller(self.uid, for_user(self.uid, self.gid), self.groups)
 
     def mount_namespace(self) -> int:
         """A descriptor of the peer's mount namespace where it is not the daemon's, else -1.
@@ -69,7 +71,8 @@ def identify(connection: socket.socket, group: str) -> Peer:
     """Who is at the other end of `connection`; `group` is the name of the group of members."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, gid = struct.unpack("3i", data)
-    return Peer(pid, uid, gid, _role(uid, gid, _groups(connection), group))
+    groups = _groups(connection)
+    return Peer(pid, uid, gid, _role(uid, gid, groups, group), tuple(sorted(groups)))
 
 
 def _role(uid: int, gid: int, groups: set[int], group: str) -> Role:

@@ -10,7 +10,7 @@ import os
 import platform as host_platform
 import resource
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,7 +168,11 @@ class Core:
         """Read the configuration again. Raises ConfigError, and then everything stays as it was.
 
         The directories and the socket's path stay until the next start: what is in use is there.
+        It is done to its end also when whoever asked goes away.
         """
+        await asyncio.shield(asyncio.ensure_future(self._reload()))
+
+    async def _reload(self) -> None:
         async with self._reloading:
             config = load(self._config_file, self.scope, self.config.socket.path)
             if config.paths != self.config.paths:
@@ -189,7 +193,9 @@ class Core:
         return [s.platform for s in self.machine.statuses() if s.required and s.platform]
 
     async def ensure(self, platform: Platform, timeout: float) -> PlatformStatus:
-        """As Machine.ensure, tried again until `timeout` (seconds) is over."""
+        """As Machine.ensure, tried again until `timeout` (seconds) is over; a platform that is not
+        known at all is refused at once."""
+        self.machine.find(platform)
         until = time.monotonic() + timeout
         while True:
             try:
@@ -205,7 +211,7 @@ class Core:
 
     async def check(
         self, names: list[str], deep: bool
-    ) -> AsyncIterator[tuple[Target, CheckResult]]:
+    ) -> AsyncGenerator[tuple[Target, CheckResult], None]:
         """Run the probes of these platforms, and with `deep` real programs; as they come.
 
         Without names, all that are native or served. Raises UsageError, PlatformUnavailable.
@@ -222,17 +228,19 @@ class Core:
 
         async def all_of_them() -> None:
             try:
-                await asyncio.gather(*(one(target) for target in targets))
+                await asyncio.gather(*tasks)
             finally:
                 await queue.put(None)
 
+        tasks = [asyncio.ensure_future(one(target)) for target in targets]
         running = asyncio.ensure_future(all_of_them())
         try:
             while (item := await queue.get()) is not None:
                 yield item
             await running
         finally:
-            running.cancel()
+            for task in (running, *tasks):
+                task.cancel()
 
     def _targets(self, names: list[str]) -> list[Target]:
         if not names:

@@ -179,6 +179,7 @@ async def _serve(core: Core, bound: socket.socket) -> int:
     notify(f"READY=1\nSTATUS={_summary(core)}")
     await stopping
     notify("STOPPING=1\nSTATUS=Stopping; entries and running steps stay")
+    server.stop_accepting()
     for task in (*beats, *reloads):
         task.cancel()
     await core.stop()
@@ -191,7 +192,7 @@ async def _serve(core: Core, bound: socket.socket) -> int:
 async def _reload(core: Core) -> None:
     try:
         await core.reload()
-    except MaidError as error:
+    except (MaidError, OSError) as error:
         core.events.emit("refused", "", f"the configuration stays as it was: {error}")
 
 
@@ -205,7 +206,9 @@ class _Notifier:
         if self._active:
             from systemd import daemon
 
-            daemon.notify(text)
+            # systemd may be re-executing itself; the next message reaches it.
+            with contextlib.suppress(OSError):
+                daemon.notify(text)
 
 
 async def _watchdog(notify: _Notifier) -> None:

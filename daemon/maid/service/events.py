@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 log = logging.getLogger("maid")
@@ -70,7 +70,7 @@ class Events:
         """The remembered events after the one numbered `since`."""
         return [event for event in self._kept if event.sequence > since]
 
-    async def follow(self, since: int | None) -> AsyncIterator[Event]:
+    async def follow(self, since: int | None) -> AsyncGenerator[Event, None]:
         """The events after `since` (None: from now on), without end."""
         follower = _Follower()
         if since is not None:

@@ -6,6 +6,7 @@ their peer. Annotations stay real objects here, because asyncvarlink reads them.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -53,8 +54,9 @@ class Manager(VarlinkInterface, name="io.maid.Manager"):
         with `follow` none), then, with `follow`, each as it comes. Without, null comes last."""
         require(self._peer, Role.MEMBER)
         if follow:
-            async for event in self._core.events.follow(since):
-                yield event
+            async with contextlib.aclosing(self._core.events.follow(since)) as followed:
+                async for event in followed:
+                    yield event
         for event in self._core.events.kept(since or 0):
             yield event
         raise LastResult(None)
@@ -170,16 +172,17 @@ class Emulation(VarlinkInterface, name="io.maid.Emulation"):
         require(self._peer, Role.MEMBER)
         with as_varlink():
             _few(platforms)
-            async for target, result in self._core.check(platforms, bool(deep)):
-                yield Checked(
-                    platform=str(target.platforms[0]) if target.platforms else None,
-                    target=target.name,
-                    test=result.test,
-                    ok=result.ok,
-                    ms=result.ms,
-                    error=result.error or None,
-                    skipped=result.skipped or None,
-                )
+            async with contextlib.aclosing(self._core.check(platforms, bool(deep))) as results:
+                async for target, result in results:
+                    yield Checked(
+                        platform=str(target.platforms[0]) if target.platforms else None,
+                        target=target.name,
+                        test=result.test,
+                        ok=result.ok,
+                        ms=result.ms,
+                        error=result.error or None,
+                        skipped=result.skipped or None,
+                    )
         raise LastResult(None)
 
     @varlinkmethod(return_parameter="platforms", delay_generator=False)

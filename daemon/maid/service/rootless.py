@@ -31,9 +31,14 @@ def become_root_of_own_namespace() -> None:
     helper = os.fork()
     if helper == 0:
         # Outside the new namespace, where the set-user-ID programs that write the maps have power.
-        os.close(ready_write)
-        os.read(ready_read, 1)
-        os._exit(0 if _write_maps(pid, mapping) else 1)
+        status = 1
+        try:
+            os.close(ready_write)
+            if os.read(ready_read, 1) and _write_maps(pid, mapping):
+                status = 0
+        finally:
+            # Whatever happens: there must not be two daemons.
+            os._exit(status)
     os.close(ready_read)
     if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0:
         number = ctypes.get_errno()
@@ -51,7 +56,10 @@ def become_root_of_own_namespace() -> None:
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     if libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None) < 0:
-        raise MaidError("the own mount namespace cannot be set up", "maid doctor")
+        raise MaidError(
+            f"the own mount namespace cannot be set up: {os.strerror(ctypes.get_errno())}",
+            "maid doctor",
+        )
 
 
 def _write_maps(pid: int, mapping: Mapping) -> bool:

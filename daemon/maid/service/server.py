@@ -134,9 +134,13 @@ class Server:
             self._refuse(peer, why)
 
         protocol = Protocol(self._registry(peer), limits, lost, refused)
-        Transport(connection, protocol, limits.max_requests_per_connection)
         self._open.add(protocol)
-        self._hangups.watch(descriptor, protocol.hang_up)
+        try:
+            self._hangups.watch(descriptor, protocol.hang_up)
+            Transport(connection, protocol, limits.max_requests_per_connection)
+        except OSError:
+            lost()
+            raise
 
     def _refuse(self, peer: Peer, why: str) -> None:
         now = time.monotonic()
@@ -147,11 +151,15 @@ class Server:
         self._refusals[peer.uid, why] = now
         log.warning("user %d (process %d) is refused: %s", peer.uid, peer.pid, why)
 
-    def close(self) -> None:
-        """Accept nothing more and end every connection."""
+    def stop_accepting(self) -> None:
+        """Leave new connections to wait for the next daemon, where systemd holds the socket."""
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
         if self._retry is not None:
             self._retry.cancel()
+
+    def close(self) -> None:
+        """Accept nothing more and end every connection."""
+        self.stop_accepting()
         self._listener.close()
         for protocol in list(self._open):
             protocol.abort()
