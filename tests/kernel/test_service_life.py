@@ -136,20 +136,27 @@ def test_when_it_ends_its_socket_is_gone_and_nothing_is_mounted() -> None:
         assert mounts_below(daemon.runtime) == []
 
 
+def starting(daemon: Serving, named: Path | None = None) -> subprocess.Popen[bytes]:
+    """The daemon's process once its socket is there; `named` is what --socket says."""
+    with open(daemon.log, "ab") as log:
+        process = subprocess.Popen(
+            [
+                *(*daemon.prelude, MAID, "daemon", "--scope", "private"),
+                *("--socket", named or daemon.socket),
+                *("--config", daemon.directory / "maid.toml"),
+            ],
+            stdout=log,
+            stderr=log,
+            env=environment(),
+        )
+    assert until(daemon.socket.exists)
+    return process
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2])
 def test_it_can_be_stopped_while_it_starts(delay: float) -> None:
     with Serving("") as daemon:
-        with open(daemon.log, "ab") as log:
-            process = subprocess.Popen(
-                [
-                    *(MAID, "daemon", "--scope", "private", "--socket", daemon.socket),
-                    *("--config", daemon.directory / "maid.toml"),
-                ],
-                stdout=log,
-                stderr=log,
-                env=environment(),
-            )
-        assert until(daemon.socket.exists)
+        process = starting(daemon)
         time.sleep(delay)
         process.terminate()
         # Before its event loop runs the signal does what it does to any process.
@@ -158,6 +165,19 @@ def test_it_can_be_stopped_while_it_starts(delay: float) -> None:
         assert "Traceback" not in log_text, log_text
         daemon.start()
         assert daemon.call("io.maid.Manager.Status")["parameters"]["status"]["ready"]
+
+
+def test_a_reload_while_it_starts_does_not_end_it() -> None:
+    with Serving("") as daemon:
+        process = starting(daemon)
+        try:
+            time.sleep(0.15)
+            process.send_signal(signal.SIGHUP)
+            assert until(daemon.answers, 20)
+            assert process.poll() is None
+        finally:
+            process.terminate()
+            assert process.wait(10) == 0
 
 
 # systemd ------------------------------------------------------------------------------------------
@@ -215,7 +235,7 @@ def test_systemd_may_hold_the_socket(tmp_path: Path) -> None:
     path = tmp_path / "activated"
     with Serving(prelude=["systemd-socket-activate", "--listen", str(path)]) as daemon:
         named, daemon.socket = daemon.socket, path
-        process = daemon_under(daemon, named)
+        process = starting(daemon, named)
         try:
             status = daemon.call("io.maid.Manager.Status")["parameters"]["status"]
             assert status["socket"] == str(path)  # where it really is, whatever --socket says
@@ -226,21 +246,6 @@ def test_systemd_may_hold_the_socket(tmp_path: Path) -> None:
         finally:
             process.kill()
             process.wait()
-
-
-def daemon_under(daemon: Serving, named: Path) -> subprocess.Popen[bytes]:
-    with open(daemon.log, "ab") as log:
-        process = subprocess.Popen(
-            [
-                *(*daemon.prelude, MAID, "daemon", "--scope", "private", "--socket", named),
-                *("--config", daemon.directory / "maid.toml"),
-            ],
-            stdout=log,
-            stderr=log,
-            env=environment(),
-        )
-    assert until(daemon.socket.exists)
-    return process
 
 
 def test_a_passed_socket_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from daemons import until
-from serving import Serving, answers, closed, flood, message, read_message, unharmed, warm_up
+from serving import FEW, Serving, answers, closed, flood, message, read_message, unharmed, warm_up
 
 LIMIT = 1 << 20
 """[socket] max_message_bytes, the default."""
@@ -204,3 +204,28 @@ def test_thousands_of_connections_come_and_go(daemon: Serving) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     time.sleep(0.2)
     assert len(daemon.text().splitlines()) <= lines + 5  # nobody fills the journal
+
+
+def test_without_descriptors_it_waits_for_some_and_goes_on() -> None:
+    """Neither a busy loop nor a full log while accept(2) says EMFILE."""
+    config = f"{FEW}\n[socket]\nmax_connections_per_uid = 4096\n"
+    with Serving(config, prelude=["prlimit", "--nofile=96:96"]) as daemon:
+        daemon.start()
+        held = [daemon.connect() for _ in range(120)]
+        try:
+            assert until(lambda: "could not be accepted" in daemon.text())
+            before = processor_time(daemon.pid)
+            time.sleep(1.5)
+            assert processor_time(daemon.pid) - before < 0.3
+            assert daemon.text().count("could not be accepted") < 5
+        finally:
+            for connection in held:
+                connection.close()
+        assert until(lambda: answers(daemon))
+        assert "Traceback" not in daemon.text()
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor time that a process has used (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -134,6 +134,8 @@ async def _serve(core: Core, bound: socket.socket) -> int:
     ending = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
+    # The configuration has only just been read: a request to read it again must not end us.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
     notify = _Notifier()
     notify("STATUS=Registering and probing platforms")
     starting = asyncio.ensure_future(core.start())
