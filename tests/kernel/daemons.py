@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,12 +55,36 @@ def until(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
     return True
 
 
+def as_user(uid: int, groups: Sequence[int], call: Callable[[], Any]) -> Any:
+    """What `call` returns when it is called in a process of this user, with these groups."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reader)
+            os.setgroups(groups)
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            answer: object = (True, call())
+        except BaseException:
+            answer = (False, traceback.format_exc())
+        with os.fdopen(writer, "wb") as file:
+            pickle.dump(answer, file)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        worked, value = pickle.load(file)
+    os.waitpid(child, 0)
+    assert worked, value
+    return value
+
+
 class Daemon:
     """A daemon's directory and, between `start` and `stop`, its process.
 
     `config` is added to the configuration file; `prelude` is a command that executes the daemon as
-    its last arguments (setpriv, unshare, …); `state` is a directory for its state, by default the
-    one that all private daemons of root share.
+    its last arguments (setpriv, unshare, …); `uid` is the user that this runs it as; `state` is a
+    directory for its state, by default the one that all private daemons of root share.
     """
 
     def __init__(
@@ -75,6 +101,7 @@ class Daemon:
         self.runtime = self.directory / "run"
         self.log = self.directory / "log"
         self.prelude = prelude
+        self.uid = uid
         paths = f'[paths]\nruntime = "{self.runtime}"\n'
         if state:
             paths += f'state = "{state}"\n'
@@ -110,9 +137,19 @@ class Daemon:
 
     def answers(self) -> bool:
         """Whether it serves a new connection."""
-        with contextlib.suppress(DaemonUnreachable), self.client() as client:
-            return "status" in client.call("io.maid.Manager.Status")
-        return False
+        return bool(self._call("io.maid.Manager.Status"))
+
+    def _call(self, method: str) -> dict[str, Any]:
+        """The reply to a call of whoever runs the daemon; nothing when it does not answer."""
+
+        def call() -> dict[str, Any]:
+            with contextlib.suppress(DaemonUnreachable), self.client() as client:
+                return client.call(method)
+            return {}
+
+        reply = as_user(self.uid, [], call) if self.uid else call()
+        assert isinstance(reply, dict)
+        return reply
 
     @property
     def pid(self) -> int:
@@ -174,8 +211,8 @@ class Daemon:
     def remove(self) -> None:
         """End it and everything of it."""
         if self.process is not None:
-            with contextlib.suppress(Exception), self.client() as client:
-                client.call("io.maid.Manager.Release")
+            with contextlib.suppress(Exception):
+                self._call("io.maid.Manager.Release")
             self.stop()
         assert self._watcher.stdin is not None
         self._watcher.stdin.close()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import re
 import secrets
 import subprocess
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,30 +211,6 @@ class Marked:
 def gone_within(marked: Marked, seconds: float) -> bool:
     """Whether all of them are gone within so many seconds."""
     return until(lambda: not marked.alive(), seconds)
-
-
-def as_user(uid: int, groups: Sequence[int], call: Callable[[], Any]) -> Any:
-    """What `call` returns when it is called in a process of this user, with these groups."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reader)
-            os.setgroups(groups)
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            answer: object = (True, call())
-        except BaseException:
-            answer = (False, traceback.format_exc())
-        with os.fdopen(writer, "wb") as file:
-            pickle.dump(answer, file)
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as file:
-        worked, value = pickle.load(file)
-    os.waitpid(child, 0)
-    assert worked, value
-    return value
 
 
 def copy(source: Path, target: Path, owner: int = 0) -> Path:

@@ -44,6 +44,16 @@ class Mapping:
     uids: tuple[IdRange, ...]
     gids: tuple[IdRange, ...]
 
+    @property
+    def keeps_groups(self) -> bool:
+        """Whether nobody in the namespace may give up supplementary groups.
+
+        So it is where one group alone is mapped, because the kernel demands it of users who make
+        such a namespace themselves: a file may deny something to a group (user_namespaces(7)).
+        Whoever has a range of groups may give up theirs with newgidmap(1) anyway.
+        """
+        return sum(row.count for row in self.gids) == 1
+
     def uid_outside(self, inside: int) -> int | None:
         """The id outside of user `inside`, or None when it is not mapped."""
         for row in self.uids:
@@ -196,18 +206,24 @@ def write_map(pid: int, kind: str, rows: Iterable[IdRange]) -> None:
 def _write_maps(pid: int, mapping: Mapping) -> None:
     try:
         write_map(pid, "uid", mapping.uids)
+        if mapping.keeps_groups:
+            _deny_setgroups(pid)
         try:
             write_map(pid, "gid", mapping.gids)
         except PermissionError:
             # Without CAP_SETGID outside, a gid map may be written once setgroups is given up.
-            with open(f"/proc/{pid}/setgroups", "w") as file:
-                file.write("deny")
+            _deny_setgroups(pid)
             write_map(pid, "gid", mapping.gids)
     except OSError as error:
         raise NamespaceError(
             f"the id maps of a new user namespace cannot be written: {error.strerror}",
             "see /etc/subuid and /etc/subgid, and user_namespaces(7)",
         ) from error
+
+
+def _deny_setgroups(pid: int) -> None:
+    with open(f"/proc/{pid}/setgroups", "w") as file:
+        file.write("deny")
 
 
 class _Helper:

@@ -176,6 +176,17 @@ def is_supervisor(pid: int, directory: str) -> bool:
     return words[1:3] == [b"directory", os.fsencode(directory)]
 
 
+def in_use(directory: str) -> bool:
+    """Whether a process, the runtime, names the step's directory in its command line."""
+    needle = os.fsencode(directory)
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+                if needle in file.read():
+                    return True
+    return False
+
+
 def kill_container(directory: str) -> None:
     """Kill the first process of a container whose supervisor is gone, and its namespace with it."""
     try:

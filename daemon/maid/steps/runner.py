@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,17 +76,19 @@ class Descriptors:
 
 @dataclass(frozen=True)
 class Caller:
-    """On whose behalf a step runs. `mapping` is None for root: an identity map."""
+    """On whose behalf a step runs. `mapping` is None for root: an identity map; `groups` are the
+    supplementary groups of anybody else."""
 
     uid: int
     mapping: namespace.Mapping | None
+    groups: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
-        """The key of the caller's instance."""
+        """The key of the caller's instance: another one for other ids (/etc/subuid changes)."""
         if self.mapping is None:
             return ROOT
-        return f"uid-{self.uid}-{self.mapping.gids[0].outside}"
+        return f"uid-{self.uid}-{zlib.crc32(repr(self.mapping).encode()):08x}"
 
 
 @dataclass
@@ -291,8 +294,11 @@ class Runner:
                 kept.append(descriptor)
         if caller.mapping is None:
             options.append(("reopen", 1))
-        elif given.changes >= 0:
-            options += _owner(caller.mapping)
+        else:
+            if caller.mapping.keeps_groups:
+                options.append(("groups", ",".join(map(str, caller.groups))))
+            if given.changes >= 0:
+                options += _owner(caller.mapping)
         for bind, descriptor in zip(step.binds, given.binds, strict=True):
             options.append(("bind-readonly" if bind.readonly else "bind", descriptor))
         if network < 0:
@@ -378,14 +384,20 @@ class Runner:
             await asyncio.sleep(PAUSE)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(active.claimed.wait(), REMEMBERED)
-        lost = active.finished.result().outcome is Outcome.lost
+        if active.finished.result().outcome is Outcome.lost:
+            await self._clean_lost(active)
+        else:
+            record.remove(active.directory)
+
+    async def _clean_lost(self, active: Active) -> None:
+        """The runtime may have been starting the container. It is let finish, since only it can say
+        which process is the container's first."""
         for _ in range(PATIENCE):
-            if lost:
-                # A runtime that was just starting it may only now have written which it is.
-                record.kill_container(active.directory)
-            if record.remove(active.directory):
+            if not record.in_use(active.directory):
                 break
             await asyncio.sleep(PAUSE)
+        record.kill_container(active.directory)
+        record.remove(active.directory)
 
     async def wait(self, active: Active) -> Result:
         """Wait for a step's end. When the waiting is cancelled and nobody else waits, so is the
