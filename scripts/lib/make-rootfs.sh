@@ -56,7 +56,8 @@ make_debian() {
         say "not root: the packages stay unconfigured"
     fi
     rm -rf "$new"/var/cache/apt/archives/*.deb
-    # What base-passwd's script would have made.
+    # What base-files' and base-passwd's scripts would have made.
+    mkdir -p "$new"/usr/local/{bin,etc,include,lib,sbin,share,src} "$new"/{home,media,mnt,opt,srv}
     for database in passwd group; do
         [[ -e $new/etc/$database ]] ||
             cp "$new/usr/share/base-passwd/$database.master" "$new/etc/$database"
