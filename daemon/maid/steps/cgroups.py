@@ -56,11 +56,12 @@ class Limits:
     def remove(self) -> bool:
         """Remove the cgroups; False when something still lives in one of them."""
         for directory in self.directories:
-            with contextlib.suppress(FileNotFoundError):
-                try:
-                    os.rmdir(directory)
-                except OSError:
-                    return False
+            try:
+                os.rmdir(directory)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return False
         return True
 
 
