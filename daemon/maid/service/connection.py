@@ -4,8 +4,8 @@ asyncvarlink does the protocol. What it leaves open is done here (facts/varlink.
 without an end, deep or broken JSON, descriptors that come with the first piece of a long message,
 a peer that asks and asks and never reads, and one that goes away while its call is running.
 
-Overrides what is private in asyncvarlink 0.3: tests/kernel/test_service_protocol.py holds each of
-these promises against a running daemon.
+Overrides what is private in asyncvarlink 0.3: tests/kernel/test_service_*.py hold each of these
+promises against a running daemon.
 """
 
 from __future__ import annotations

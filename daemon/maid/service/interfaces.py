@@ -119,7 +119,7 @@ class Checked:
 
 
 class Emulation(VarlinkInterface, name="io.maid.Emulation"):
-    """The platforms that can be executed here."""
+    """The platforms that can be executed here. What fails otherwise is io.maid.Manager.Failed."""
 
     errors = (PlatformNotAvailable,)
 

@@ -74,7 +74,11 @@ class StepReply:
 
 
 class Steps(VarlinkInterface, name="io.maid.Steps"):
-    """Build steps: one command in one root file system for one platform."""
+    """Build steps: one command in one root file system for one platform.
+
+    Besides the errors below: io.maid.Emulation.PlatformNotAvailable where the step's platform does
+    not execute, and io.maid.Manager.Failed for everything else.
+    """
 
     errors = (Refused, LimitExceeded, NoSuchStep)
 
