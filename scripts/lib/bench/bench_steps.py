@@ -7,7 +7,6 @@ gets the bundle that maid makes, with the namespace of the same instance.
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import threading
 import time
@@ -33,10 +32,10 @@ def bare_bundle(directory: Path, instance: str) -> None:
     """Write the bundle that Steps.Run would use, its root being the tree itself."""
     document = bundle(
         Step(parse("linux/arm64"), (COMMAND,)),
+        str(directory),
         user_namespace=f"{Path(instance).parent}/user",
         mapping=identity(),
-        network_namespace=None,
-        binds_directory=str(directory),
+        own_network=False,
         resolver=os.path.exists("/etc/resolv.conf"),
         terminal_group=True,
     )
@@ -134,16 +133,31 @@ def throughput(run: Callable[[int], object], at_once: int) -> float:
     return sum(counts) / (time.perf_counter() - begun)
 
 
+@contextlib.contextmanager
+def sys_attached(directory: Path) -> Iterator[None]:
+    """What maid-step would have attached, in this process's own mount namespace. It is gone before
+    anybody removes the directory."""
+    place = directory / "sys"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", "/sys", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+        place.rmdir()
+
+
 def main() -> None:
     hide_unified()
     heading("steps: /bin/true in an arm64 tree, wall milliseconds")
-    with daemon() as running:
+    with daemon() as running, contextlib.ExitStack() as stack:
         status = running.status()
         instance = status["instance"]
         path = status["runtime_path"]
         directory = running.directory / "bundle"
         directory.mkdir()
         bare_bundle(directory, instance)
+        stack.enter_context(sys_attached(directory))
         steps_run = StepsRun(running.socket)
         maid_run = [MAID, "--socket", running.socket, "run", "--platform", "linux/arm64"]
         maid_run += ["--rootfs", TREE, "--", COMMAND]
@@ -183,7 +197,6 @@ def main() -> None:
             ours = throughput(lambda number: clients[number](), at_once)
             row(f"{at_once} at once", f"bare {alone:.1f}, Steps.Run {ours:.1f}")
             aim(f"{at_once} at once: Steps.Run / bare", ours / alone, 0.9, at_most=False)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":
