@@ -1,7 +1,5 @@
 """Fixtures that several files use: a running daemon, root file systems that may be written to."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +20,11 @@ def daemon() -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="session")
-def trees() -> Iterator[Path]:
-    """A directory for root file systems that every user can reach."""
-    directory = Path(tempfile.mkdtemp(prefix="maid-trees-"))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
+def trees(daemon: Daemon) -> Path:
+    """A directory for root file systems that every user can reach; it goes with the daemon."""
+    directory = daemon.directory / "trees"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,10 @@ class Daemon:
         self.directory.chmod(0o755)
         os.chown(self.directory, uid, uid)
         self._watcher = subprocess.Popen(
-            [sys.executable, __file__, self.directory], stdin=subprocess.PIPE
+            [sys.executable, __file__, self.directory],
+            stdin=subprocess.PIPE,
+            # What ends the tests, by a signal to all of their process group, must not end it.
+            start_new_session=True,
         )
         self.socket = self.directory / "io.maid"
         self.runtime = self.directory / "run"

@@ -150,13 +150,11 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
             if given.mount_namespace >= 0:
                 handed.callback(os.close, given.mount_namespace)
             settings = self._core.config.steps
+            runner = self._core.runner
+            seen = await runner.look(given.rootfs, command, environment or {})
             step = Step(
                 platform=(
-                    platforms.parse(platform).normalized()
-                    if platform
-                    else await self._core.runner.platform_of(
-                        given.rootfs, command, environment or {}
-                    )
+                    platforms.parse(platform).normalized() if platform else runner.platform_of(seen)
                 ),
                 command=tuple(command),
                 environment=environment or {},
@@ -176,7 +174,7 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
             )
             begun: asyncio.Future[Active] = asyncio.get_running_loop().create_future()
             running = asyncio.ensure_future(
-                self._core.runner.run(step, self._peer.caller(), given, begun.set_result)
+                runner.run(step, self._peer.caller(), given, seen, begun.set_result)
             )
             try:
                 await asyncio.wait((begun, running), return_when=asyncio.FIRST_COMPLETED)

@@ -50,8 +50,11 @@ class Meta(msgspec.Struct, frozen=True):
 def write(path: str, data: bytes) -> None:
     """Write a new file that only root reads."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    finally:
+        os.close(descriptor)
 
 
 def read_text(path: str) -> str:

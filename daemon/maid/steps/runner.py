@@ -132,50 +132,54 @@ class Runner:
     # Starting -----------------------------------------------------------------------------------
 
     async def run(
-        self, step: Step, caller: Caller, given: Descriptors, started: Callable[[Active], None]
+        self,
+        step: Step,
+        caller: Caller,
+        given: Descriptors,
+        seen: Look,
+        started: Callable[[Active], None],
     ) -> Result:
-        """Run `step` and return its result; `started` is called once it has begun.
+        """Run `step` and return its result; `seen` is what `look` saw in its root file system, and
+        `started` is called once it has begun.
 
         When the waiting is cancelled (the caller went away) the step is ended. Raises StepRefused,
         PlatformUnavailable, LimitReached, RuntimeUnavailable.
         """
         step.check()
-        seen = await self._look(step, given)
+        self._check_rootfs(step, given, seen)
         async with self._places.one(caller.uid, self._machine.config.steps):
             active = await self._start(step, caller, given, seen)
             started(active)
             return await self.wait(active)
 
-    async def platform_of(
-        self, root: int, command: Sequence[str], environment: Mapping[str, str]
-    ) -> Platform:
-        """The platform of a root file system for which none was named. Raises StepRefused."""
+    async def look(self, root: int, command: Sequence[str], environment: Mapping[str, str]) -> Look:
+        """Look into the root file system of a step that would run this. Raises StepRefused."""
         path = environment.get("PATH", DEFAULT_PATH)
         programs = rootfs.candidates(command[0], path) if command else []
-        target = (await rootfs.look_apart(root, programs)).target
-        if target is None or not target.platforms:
+        return await rootfs.look_apart(root, programs)
+
+    def platform_of(self, seen: Look) -> Platform:
+        """The platform of a root file system for which none was named. Raises StepRefused."""
+        if seen.target is None or not seen.target.platforms:
             raise StepRefused(
                 "no program in the root file system tells its platform", "name it: --platform"
             )
         # Of arm's three the newest: the programs do not say which they need.
-        return target.platforms[-1]
+        return seen.target.platforms[-1]
 
-    async def _look(self, step: Step, given: Descriptors) -> Look:
-        """Look into the root file system, and refuse it when it is of another platform."""
+    def _check_rootfs(self, step: Step, given: Descriptors, seen: Look) -> None:
+        """Refuse a root file system of another platform."""
         target = self._machine.find(step.platform)
-        path = step.full_environment().get("PATH", "")
-        seen = await rootfs.look_apart(given.rootfs, rootfs.candidates(step.command[0], path))
         if given.changes >= 0:
             rootfs.require_directory(given.changes, "what the overlay writes to")
-        if seen.target is not None and seen.target.emulator != target.emulator:
-            found = seen.target
+        found = seen.target
+        if found is not None and found.emulator != target.emulator:
             platforms = " or ".join(str(p) for p in found.platforms) or found.name
             raise StepRefused(
                 f"the root file system is for {platforms}, not for {step.platform}",
                 f"run it with --platform {found.platforms[0] if found.platforms else '…'}, or give"
                 f" a root file system of {step.platform}",
             )
-        return seen
 
     async def _serve(
         self, step: Step, target: Target, caller: Caller
@@ -384,6 +388,7 @@ class Runner:
             await asyncio.sleep(PAUSE)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(active.claimed.wait(), REMEMBERED)
+        await asyncio.sleep(PAUSE)  # the answer goes first
         if active.finished.result().outcome is Outcome.lost:
             await self._clean_lost(active)
         else:
