@@ -24,6 +24,6 @@ def path(name: str) -> str:
         if os.path.exists(found):
             return found
     raise MaidError(
-        f"maid's compiled helper {name} is missing (looked in {' and '.join(filter(None, places))})",
+        f"maid's compiled helper {name} is not in {' or '.join(filter(None, places))}",
         f"build it: make -C daemon/native LIBEXEC={places[-1]}",
     )

@@ -37,7 +37,7 @@ START_UP = 0.120
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Serving]:
+def served() -> Iterator[Serving]:
     with Serving() as made:
         yield made.start()
 
@@ -79,8 +79,8 @@ def on_a_terminal(*arguments: str | Path, columns: int = 100, **variables: str) 
 # What it prints -----------------------------------------------------------------------------------
 
 
-def test_the_status_is_a_table(daemon: Serving) -> None:
-    done = daemon.maid("status")
+def test_the_status_is_a_table(served: Serving) -> None:
+    done = served.maid("status")
     assert done.returncode == 0
     assert "\033" not in done.stdout and done.stdout.isascii()
     assert any(
@@ -89,53 +89,53 @@ def test_the_status_is_a_table(daemon: Serving) -> None:
     assert done.stderr == ""
 
 
-def test_on_a_terminal_it_has_colours_and_fits(daemon: Serving) -> None:
-    text = on_a_terminal("--socket", daemon.socket, "status", columns=50)
+def test_on_a_terminal_it_has_colours_and_fits(served: Serving) -> None:
+    text = on_a_terminal("--socket", served.socket, "status", columns=50)
     assert "\033[32m● ready\033[0m" in text
     assert "FLAGS" not in text
-    plain = on_a_terminal("--socket", daemon.socket, "status", NO_COLOR="1")
+    plain = on_a_terminal("--socket", served.socket, "status", NO_COLOR="1")
     assert "\033" not in plain and plain.isascii()
     assert "FLAGS" in plain
 
 
-def test_json_on_a_terminal_is_indented_and_has_no_colours(daemon: Serving) -> None:
-    text = on_a_terminal("--socket", daemon.socket, "status", "--json")
+def test_json_on_a_terminal_is_indented_and_has_no_colours(served: Serving) -> None:
+    text = on_a_terminal("--socket", served.socket, "status", "--json")
     assert "\033" not in text
     assert text.startswith('{\n  "version"')
     assert json.loads(text)["ready"]
 
 
-def test_a_terminal_without_utf8_is_no_reason_to_fail(daemon: Serving) -> None:
-    done = on_a_terminal("--socket", daemon.socket, "status", PYTHONIOENCODING="ascii")
+def test_a_terminal_without_utf8_is_no_reason_to_fail(served: Serving) -> None:
+    done = on_a_terminal("--socket", served.socket, "status", PYTHONIOENCODING="ascii")
     assert "\033[32mready\033[0m" in done
 
 
-def test_who_stops_reading_sees_no_traceback(daemon: Serving) -> None:
-    script = f'"{MAID}" --socket "{daemon.socket}" events | true'
+def test_who_stops_reading_sees_no_traceback(served: Serving) -> None:
+    script = f'"{MAID}" --socket "{served.socket}" events | true'
     done = subprocess.run(
         ["sh", "-c", script], capture_output=True, text=True, env=environment(), check=False
     )
     assert done.stderr == ""
 
 
-def test_ensure_says_what_runs_and_what_does_not(daemon: Serving) -> None:
-    done = daemon.maid("ensure", "linux/arm64", "linux/nosuch")
+def test_ensure_says_what_runs_and_what_does_not(served: Serving) -> None:
+    done = served.maid("ensure", "linux/arm64", "linux/nosuch")
     assert done.returncode == 3
     assert done.stdout.startswith("ready  linux/arm64 (")
     assert "linux/nosuch" in done.stderr and "linux/riscv64" in done.stderr
     assert "linux/nosuch" not in done.stdout
 
 
-def test_events_can_be_followed_until_interrupted(daemon: Serving) -> None:
+def test_events_can_be_followed_until_interrupted(served: Serving) -> None:
     process = subprocess.Popen(
-        [MAID, "--socket", daemon.socket, "events", "--follow", "--json"],
+        [MAID, "--socket", served.socket, "events", "--follow", "--json"],
         stdout=subprocess.PIPE,
         text=True,
         env=environment(),
     )
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["sequence"] == 1
-    daemon.maid("reload")
+    served.maid("reload")
     while json.loads(process.stdout.readline())["kind"] != "reloaded":
         pass
     process.send_signal(signal.SIGINT)
@@ -164,9 +164,9 @@ def test_events_can_be_followed_until_interrupted(daemon: Serving) -> None:
     ids=str,
 )
 def test_the_exit_status_says_how_it_went(
-    daemon: Serving, arguments: list[str], status: int
+    served: Serving, arguments: list[str], status: int
 ) -> None:
-    done = daemon.maid(*arguments)
+    done = served.maid(*arguments)
     assert done.returncode == status, done.stderr
     assert bool(done.stderr) == bool(status)
     assert "Traceback" not in done.stderr
@@ -202,10 +202,10 @@ def test_no_daemon_is_status_4_with_the_way_out(tmp_path: Path, command: str) ->
 
 
 def test_a_daemon_that_is_not_ready_is_status_1() -> None:
-    with Serving() as daemon:
-        daemon.start()
-        assert daemon.maid("release").returncode == 0
-        done = daemon.maid("status")
+    with Serving() as served:
+        served.start()
+        assert served.maid("release").returncode == 0
+        done = served.maid("status")
         assert done.returncode == 1
         assert "not ready" in done.stdout
 
@@ -233,20 +233,20 @@ def test_what_answers_may_be_somebody_else(tmp_path: Path) -> None:
 
 
 def test_the_socket_may_be_named_before_the_command_after_it_or_in_the_environment(
-    daemon: Serving, tmp_path: Path
+    served: Serving, tmp_path: Path
 ) -> None:
     none = tmp_path / "none"
-    assert maid("--socket", daemon.socket, "status").returncode == 0
-    assert maid("status", "--socket", daemon.socket).returncode == 0
-    assert maid("status", MAID_SOCKET=str(daemon.socket)).returncode == 0
-    assert maid("--socket", daemon.socket, "status", MAID_SOCKET=str(none)).returncode == 0
-    assert maid("--socket", none, "status", "--socket", daemon.socket).returncode == 0
+    assert maid("--socket", served.socket, "status").returncode == 0
+    assert maid("status", "--socket", served.socket).returncode == 0
+    assert maid("status", MAID_SOCKET=str(served.socket)).returncode == 0
+    assert maid("--socket", served.socket, "status", MAID_SOCKET=str(none)).returncode == 0
+    assert maid("--socket", none, "status", "--socket", served.socket).returncode == 0
 
 
-def test_a_socket_of_the_step_is_the_steps(daemon: Serving, native: Path) -> None:
+def test_a_socket_of_the_step_is_the_steps(served: Serving, native: Path) -> None:
     """What stands after the command of `maid run` belongs to it."""
     done = maid(
-        *("run", "--socket", daemon.socket, "--rootfs", native, "--"),
+        *("run", "--socket", served.socket, "--rootfs", native, "--"),
         *("/bin/echo", "--socket", "x", "--json"),
     )
     assert (done.returncode, done.stdout) == (0, "--socket x --json\n"), done.stderr
@@ -324,11 +324,11 @@ def test_bash_itself_completes(tmp_path: Path) -> None:
 # Start-up -----------------------------------------------------------------------------------------
 
 
-def test_what_only_asks_imports_little(daemon: Serving) -> None:
+def test_what_only_asks_imports_little(served: Serving) -> None:
     code = f"""
 import sys
 from maid.cli.app import main
-sys.argv = ["maid", "--socket", {str(daemon.socket)!r}, "status"]
+sys.argv = ["maid", "--socket", {str(served.socket)!r}, "status"]
 try:
     main()
 except SystemExit as end:
@@ -349,12 +349,12 @@ print(*sorted(sys.modules), file=sys.stderr)
         assert not [m for m in loaded if m == name or m.startswith(f"{name}.")], name
 
 
-def test_status_starts_quickly(daemon: Serving) -> None:
+def test_status_starts_quickly(served: Serving) -> None:
     """The best of several: other work on the machine must not fail it, a heavy import must."""
 
     def once() -> float:
         began = time.monotonic()
-        assert daemon.maid("status").returncode == 0
+        assert served.maid("status").returncode == 0
         return time.monotonic() - began
 
     once()

@@ -33,7 +33,7 @@ PYTHON = {
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Serving]:
+def served() -> Iterator[Serving]:
     with Serving() as made:
         yield made.start()
 
@@ -78,14 +78,14 @@ def hold(command: str, document: Any) -> None:
     assert seen == set(types), "documented, but not there"
 
 
-def document(daemon: Serving, *arguments: str, status: int = 0) -> Any:
-    done = daemon.maid(*arguments)
+def document(served: Serving, *arguments: str, status: int = 0) -> Any:
+    done = served.maid(*arguments)
     assert done.returncode == status, done.stderr
     return json.loads(done.stdout)
 
 
-def test_status(daemon: Serving) -> None:
-    found = document(daemon, "status", "--json")
+def test_status(served: Serving) -> None:
+    found = document(served, "status", "--json")
     hold("status", found)
     assert {name for name, _ in keys(found)} >= DESIGNED
     assert Path(found["instance"], "status").read_text() == "enabled\n"
@@ -97,27 +97,27 @@ def test_status(daemon: Serving) -> None:
     assert (own["via"], own["entry"], own["owner"]) == ("native", None, None)
 
 
-def test_ensure(daemon: Serving) -> None:
-    found = document(daemon, "ensure", "linux/arm64", "linux/nosuch", "--json", status=3)
+def test_ensure(served: Serving) -> None:
+    found = document(served, "ensure", "linux/arm64", "linux/nosuch", "--json", status=3)
     hold("ensure", found)
     worked, failed = found["results"]
     assert worked["ok"] and worked["status"]["state"] == "ready"
     assert not failed["ok"] and "linux/arm64" in failed["hint"]
 
 
-def test_check(daemon: Serving) -> None:
-    found = document(daemon, "check", "--json")
+def test_check(served: Serving) -> None:
+    found = document(served, "check", "--json")
     hold("check", found)
     assert {"linux/arm64", "linux/riscv64"} <= {each["platform"] for each in found["results"]}
     assert all(each["ok"] for each in found["results"])
 
 
-def test_events(daemon: Serving) -> None:
-    hold("events", document(daemon, "events", "--json"))
+def test_events(served: Serving) -> None:
+    hold("events", document(served, "events", "--json"))
 
 
-def test_run(daemon: Serving, native: Path) -> None:
-    done = daemon.maid("run", "--rootfs", native, "--json", "--", "/bin/sh", "-c", "echo x; exit 3")
+def test_run(served: Serving, native: Path) -> None:
+    done = served.maid("run", "--rootfs", native, "--json", "--", "/bin/sh", "-c", "echo x; exit 3")
     assert done.returncode == 3
     found = json.loads(done.stdout)
     hold("run", found)
@@ -125,16 +125,16 @@ def test_run(daemon: Serving, native: Path) -> None:
     assert done.stderr == "x\n"
 
 
-def test_a_run_that_fails(daemon: Serving, tmp_path: Path) -> None:
-    done = daemon.maid("run", "--rootfs", tmp_path / "no", "--json", "--", "/bin/true")
+def test_a_run_that_fails(served: Serving, tmp_path: Path) -> None:
+    done = served.maid("run", "--rootfs", tmp_path / "no", "--json", "--", "/bin/true")
     assert done.returncode == 125
     found = json.loads(done.stdout)
     assert (found["outcome"], found["status"]) == ("failed", 125)
     assert found["error"] in done.stderr
 
 
-def test_doctor(daemon: Serving) -> None:
-    done = daemon.maid("doctor", "--json")
+def test_doctor(served: Serving) -> None:
+    done = served.maid("doctor", "--json")
     found = json.loads(done.stdout)
     hold("doctor", found)
     problems = [each for each in found["findings"] if each["level"] == "problem"]
@@ -142,9 +142,9 @@ def test_doctor(daemon: Serving) -> None:
 
 
 def test_release() -> None:
-    with Serving() as daemon:
-        daemon.start()
-        found = document(daemon, "release", "--json")
+    with Serving() as served:
+        served.start()
+        found = document(served, "release", "--json")
         hold("release", found)
         assert "qemu-aarch64" in found["removed"]
-        assert document(daemon, "release", "--json") == {"removed": []}
+        assert document(served, "release", "--json") == {"removed": []}

@@ -303,3 +303,16 @@ def test_what_is_excluded_later_is_removed(tmp_path: Path) -> None:
             await kept.until_ready()
 
     asyncio.run(scenario())
+
+
+def test_what_nobody_serves_is_answered_at_once_and_holds_nobody_up(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path, "aarch64", "s390x")) as kept:
+            kept.keeper.update(kept.choices, ["aarch64"])
+            async with asyncio.timeout(20):
+                await kept.keeper.probe_now(["s390x"])
+                assert kept.keeper.kept["s390x"].serving is None
+                await kept.keeper.probe_now(["aarch64"])
+                assert kept.keeper.proven("aarch64")
+
+    asyncio.run(scenario())

@@ -112,7 +112,7 @@ class Entry:
             raise EntryError(f"entry {self.name}: mask and magic differ in length")
         if not self.interpreter or len(self.interpreter.encode()) > INTERPRETER_LIMIT:
             raise EntryError(
-                f"entry {self.name}: the interpreter's path must have 1 to {INTERPRETER_LIMIT} bytes"
+                f"entry {self.name}: an interpreter's path has 1 to {INTERPRETER_LIMIT} bytes"
             )
         if "\n" in self.interpreter:
             raise EntryError(f"entry {self.name}: line break in the interpreter's path")

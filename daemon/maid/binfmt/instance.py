@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from maid import kernel
 from maid.binfmt.entry import Entry, EntryError, parse
@@ -95,7 +95,7 @@ class Instance:
         found = self.read(entry.name)
         if found is None or not found.same_registration(entry):
             raise RegistrationError(
-                f"{entry.name} was registered but the table at {self.path} shows {found or 'nothing'}",
+                f"{entry.name} was registered, but {self.path} shows {found or 'nothing'}",
                 "another program may be changing the table: maid events --follow",
                 0,
             )
@@ -135,29 +135,39 @@ class Instance:
         except OSError as error:
             number = error.errno or 0
             raise RegistrationError(
-                f"{what} in {self.path} failed: {error.strerror}", _hint(number, entry), number
+                f"{what} in {self.path} failed: {error.strerror}", self._hint(number, entry), number
             ) from error
 
+    def _hint(self, number: int, entry: Entry | None) -> str:
+        """What to do about errno `number` of a write (the causes are facts/kernel.md's,
+        measured)."""
+        if number == errno.EEXIST:
+            return f"an entry named {entry.name if entry else '?'} is there already"
+        if number == errno.EINVAL and entry:
+            return (
+                f"this kernel does not know one of the flags {entry.flags}, or the magic is wrong"
+            )
+        if number in (errno.ENOENT, errno.EACCES) and entry and self.mounted():
+            return f"with flag F the interpreter must be there and executable: {entry.interpreter}"
+        if number == errno.ENOENT:
+            return "the table is not mounted there: maid doctor"
+        if number in (errno.EPERM, errno.EACCES, errno.EROFS):
+            return "root is needed, and a /proc/sys that is writable: maid doctor"
+        return "maid doctor"
 
-def _hint(number: int, entry: Entry | None) -> str:
-    """What to do about errno `number` of a write (the causes are facts/kernel.md's, measured)."""
-    if number == errno.EEXIST:
-        return f"an entry named {entry.name if entry else '?'} is there already"
-    if number == errno.EINVAL and entry:
-        return (
-            f"this kernel does not know one of the flags {entry.flags}, or the magic is malformed"
-        )
-    if (
-        number in (errno.ENOENT, errno.EACCES)
-        and entry
-        and os.path.isdir(os.path.dirname(entry.interpreter))
-    ):
-        return f"with flag F the interpreter must be there and executable: {entry.interpreter}"
-    if number == errno.ENOENT:
-        return "the table is not mounted there: maid doctor"
-    if number in (errno.EPERM, errno.EACCES, errno.EROFS):
-        return "root is needed, and a /proc/sys that is writable: maid doctor"
-    return "maid doctor"
+
+def hidden_from_init(path: str, names: Iterable[str], root: str = "/proc/1/root") -> list[str]:
+    """Those of the entries `names` that the first process does not see in the table at `path`.
+
+    Its mount namespace is the machine's: what it does not see, a daemon in a namespace of its own
+    has registered for nobody (rule 4 of design.md). Empty where it may not be looked into (not
+    root).
+    """
+    try:
+        os.stat(f"{root}/.")
+    except PermissionError:
+        return []
+    return [name for name in names if not os.path.exists(f"{root}{path}/{name}")]
 
 
 _OWN_MOUNT = re.compile(r"^\d+ \d+ \S+ \S+ (\S+) .* - binfmt_misc ", re.MULTILINE)

@@ -65,7 +65,7 @@ def _judge(kept: Kept, wanted: bool) -> tuple[State, str]:
         if not wanted:
             return State.disabled, "excluded by the configuration"
         if kept.choice.offers:
-            return State.failed, kept.reason or "its entry is gone"
+            return State.failed, kept.reason or "its entry is gone: maid reload registers it"
         return State.absent, kept.choice.problem
     if not kept.current:
         return State.failed, kept.reason or "its probe has not answered yet"

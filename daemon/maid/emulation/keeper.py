@@ -430,7 +430,9 @@ class Keeper:
 
     async def settle(self) -> None:
         """Wait until no probe is under way."""
-        while tasks := [k.probing for k in self.kept.values() if k.probing]:
+        while tasks := [
+            k.probing for k in self.kept.values() if k.probing and not k.probing.done()
+        ]:
             await asyncio.wait(tasks)
             await asyncio.sleep(0)
 

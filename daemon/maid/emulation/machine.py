@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from maid import kernel
 from maid.binfmt import namespace
-from maid.binfmt.instance import HOST_PATH, Instance
+from maid.binfmt.instance import HOST_PATH, Instance, hidden_from_init
 from maid.binfmt.namespace import Mapping, NamespaceError, Pinned
 from maid.config import Config, Prefer, Scope
 from maid.emulation import describe, emulators
@@ -111,6 +111,19 @@ class Machine:
         for table in self.tables.values():
             table.keeper.start(self.choices, self.wanted())
         await self.served.keeper.settle()
+        if self.scope is Scope.HOST:
+            self._verify_from_outside()
+
+    def _verify_from_outside(self) -> None:
+        names = [record.name for record in self.served.keeper.ledger]
+        hidden = hidden_from_init(HOST_PATH, names)
+        if hidden:
+            self._emit(
+                "refused",
+                "",
+                f"the machine does not see {', '.join(hidden)} at {HOST_PATH}: this daemon runs in"
+                " a mount namespace of its own (a container, or a unit with PrivateMounts=)",
+            )
 
     def stop(self) -> None:
         """Watch no longer; entries, instances and steps stay as they are (rule 6)."""

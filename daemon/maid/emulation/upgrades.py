@@ -40,7 +40,7 @@ class Upgrades:
         interpreters = list(used)
         self._used = frozenset(path.name for path in interpreters)
         loop = asyncio.get_running_loop()
-        wanted = {str(p if p.is_dir() else p.parent) for p in (*places, *interpreters)}
+        wanted = {_directory(path) for path in (*places, *interpreters)}
         for place in wanted - set(self._watched.values()):
             with contextlib.suppress(OSError):
                 descriptor = kernel.inotify(
@@ -68,3 +68,8 @@ class Upgrades:
         if self._waiting:
             self._waiting.cancel()
         self._waiting = asyncio.get_running_loop().call_later(QUIET, self._changed)
+
+
+def _directory(path: Path) -> str:
+    """The directory to watch for `path`; one that may not be looked into is watched in vain."""
+    return str(path) if os.path.isdir(path) else os.path.dirname(path)

@@ -12,6 +12,7 @@ import resource
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from maid import __version__, doctor
 from maid.config import Config, Scope, load
 from maid.doctor import Finding
 from maid.emulation.checks import CheckResult, deep_checks, exec_check
+from maid.emulation.crashes import Crashes
 from maid.emulation.machine import Machine
 from maid.emulation.status import PlatformStatus, State
 from maid.emulation.targets import TARGETS, Target
@@ -98,12 +100,14 @@ class Core:
         self._socket_path = socket_path or str(config.socket.path)
         self._reloading = asyncio.Lock()
         self._limits_problem: str | None = None
+        self._crashes: Crashes | None = None
 
     async def start(self) -> None:
         """Everything up to the first probes' verdicts. Raises MaidError when that is not
         possible."""
         await self.machine.start()
         await self.choose_runtime()
+        await self._watch_crashes()
         self._limits_problem = cgroups.unavailable() or None
         taken_up = self.runner.recover()
         if taken_up:
@@ -123,8 +127,23 @@ class Core:
             self.runner.runtime_problem = str(error)
             self.events.emit("refused", "", str(error))
 
+    async def _watch_crashes(self) -> None:
+        """Tell of emulated programs that crash, if the configuration wants it."""
+        choices = self.machine.choices.values()
+        if not self.config.emulation.watch_crashes:
+            if self._crashes is not None:
+                await self._crashes.close()
+                self._crashes = None
+        elif self._crashes is None:
+            self._crashes = Crashes(partial(self.events.emit, "crashed"))
+            await self._crashes.start(choices)
+        else:
+            self._crashes.update(choices)
+
     async def stop(self) -> None:
         """Let go of everything; entries and running steps stay (rule 6)."""
+        if self._crashes is not None:
+            await self._crashes.close()
         await self.runner.close()
         self.machine.stop()
 
@@ -181,6 +200,7 @@ class Core:
             self.config = config
             self.on_reload(config)
             await self.machine.refresh(config)
+            await self._watch_crashes()
             await self.choose_runtime()
             self.events.emit("reloaded", "", "the configuration was read again")
 

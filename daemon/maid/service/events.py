@@ -25,7 +25,16 @@ QUEUED = 1000
 many."""
 
 _GRAVE = frozenset(
-    {"failed", "probe failed", "refused", "contended", "fell back", "limit reached", "lost"}
+    {
+        "crashed",
+        "failed",
+        "probe failed",
+        "refused",
+        "contended",
+        "fell back",
+        "limit reached",
+        "lost",
+    }
 )
 
 
