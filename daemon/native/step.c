@@ -407,6 +407,9 @@ int main(int argc, char **argv, char **environment)
 		take_groups(limits.groups);
 
 	runtime = start(command, environment);
+	/* Whoever is at their other ends must see them closed when the step closes them. */
+	for (i = 0; i <= 2; i++)
+		close(i);
 	if (wait_for(runtime, &status, &usage, &signals)) {
 		if (status) {
 			kill_all(0, &ignored, &unused);

@@ -133,10 +133,12 @@ def test_the_command_line(theirs: tuple[Daemon, bool], tree: Path) -> None:
 def test_a_tree_that_the_daemon_cannot_see_is_refused_in_words(
     theirs: tuple[Daemon, bool], native: Path, place: Path
 ) -> None:
-    """A mount that was made in the caller's namespace after the daemon's was: none of its own."""
+    """A mount that only the caller's namespace has. What the daemon sees in its place is something
+    else, and not taken for it."""
     daemon, _ = theirs
     hidden = place / "hidden"
     hidden.mkdir()
+    copy(native, hidden / "tree", UID)
     script = f"""
     mount -t tmpfs x {hidden} && cp -a {native} {hidden}/tree && chown -R {UID}:{UID} {hidden} &&
     exec setpriv --reuid={UID} --regid={UID} --clear-groups \
@@ -150,7 +152,7 @@ def test_a_tree_that_the_daemon_cannot_see_is_refused_in_words(
         timeout=30,
     )
     assert done.returncode == 125, done
-    assert f"{hidden}/tree" in done.stderr
+    assert f"{hidden}/tree: Stale file handle" in done.stderr
 
 
 def test_a_caller_in_another_mount_namespace_hands_over_what_only_it_sees(

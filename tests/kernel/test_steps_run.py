@@ -1,13 +1,14 @@
 """What a step is: its platform, its command's surroundings, its streams and its exit status."""
 
 import os
+import select
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from daemons import MAID, Daemon, environment, rootfs
-from stepping import Ran, copy, run, shell
+from stepping import Ran, copy, run, running, shell
 
 from maid.errors import PlatformUnavailable, StepRefused
 
@@ -89,9 +90,11 @@ def test_a_device_in_the_place_of_a_program_is_not_opened(
         strace.terminate()
         strace.wait()
     calls = (daemon.directory / "strace").read_text().splitlines()
-    opened = [line for line in calls if '"bin/sh"' in line]
-    assert opened
-    assert all("O_PATH" in line for line in opened), opened
+    seen = [number for number, line in enumerate(calls) if '"bin/sh"' in line]
+    assert seen
+    for number in seen:
+        assert "O_PATH" in calls[number]
+        assert "/proc/self/fd" not in calls[number + 1], calls
 
 
 def test_the_environment_is_what_was_given_and_a_path(daemon: Daemon, native: Path) -> None:
@@ -254,6 +257,25 @@ def test_the_reader_of_a_steps_output_sees_its_end_with_the_step(
     with os.fdopen(reader, "rb") as file:
         assert file.read() == b"hello\n"  # to its end: nobody else holds it
     assert process.wait(10) == 0
+
+
+def test_a_step_that_closes_its_output_and_goes_on_has_closed_it(
+    daemon: Daemon, native: Path
+) -> None:
+    script = "echo hello; exec >/dev/null 2>&1; sleep 60"
+    with running(daemon, native, script) as (_, identifier, output):
+        assert select.select([output], [], [], 10)[0]
+        data = b""
+        while piece := os.read(output, 100):
+            data += piece
+            assert select.select([output], [], [], 10)[0], "its end did not come"
+        assert data == b"hello\n"
+        assert identifier in running_steps(daemon)
+
+
+def running_steps(daemon: Daemon) -> list[str]:
+    with daemon.client() as client:
+        return [step["id"] for step in client.call("io.maid.Steps.List")["steps"]]
 
 
 def test_json_is_a_document_alone_on_standard_output(daemon: Daemon, native: Path) -> None:

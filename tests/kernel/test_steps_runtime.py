@@ -110,8 +110,10 @@ def test_mounts_in_a_bind_source_are_bound_too(native: Path, tmp_path: Path) -> 
         (inner / "x").touch()
         with Daemon(f'{ONE}[steps]\nruntime = "runc"\n') as daemon:
             daemon.start()
-            ran = run(daemon, native, "/bin/ls", "/b/inner", binds=[Bind(tmp_path, "/b")])
-            assert ran.lines == ["x"]
+            binds = [Bind(tmp_path, "/b"), Bind(tmp_path, "/ro", readonly=True)]
+            ran = shell(daemon, native, "ls /b/inner; touch /ro/inner/y", binds=binds)
+            assert ran.stdout == "x\n"
+            assert "Read-only file system" in ran.stderr
     finally:
         subprocess.run(["umount", inner], check=True)
 
