@@ -35,29 +35,41 @@ def escaped(data: bytes) -> bytes:
     return b"".join(b"\\x%02x" % byte for byte in data)
 
 
+def enter(interpreter: str, unshared: int, mapped: int) -> None:
+    """Become root of the namespace: tell `unshared`, wait for the ids on `mapped`, register."""
+    check(libc.unshare(CLONE_NEWUSER | CLONE_NEWNS), "unshare")
+    os.write(unshared, b"x")
+    os.read(mapped, 1)
+    check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "make / private")
+    check(
+        libc.mount(b"binfmt_misc", TABLE.encode(), b"binfmt_misc", 0, None),
+        "mount a binfmt_misc of the namespace's own (Linux 6.7 or newer)",
+    )
+    with open(f"{TABLE}/register", "wb", buffering=0) as register:
+        fields = (b"aarch64", b"M", b"", escaped(MAGIC), escaped(MASK), interpreter.encode())
+        register.write(b":" + b":".join(fields) + b":" + FLAGS.encode())
+
+
 def main() -> int:
     """Run the command and return its exit status (128+N for a signal)."""
     interpreter, *command = sys.argv[1:]
-    unshared, mapped = os.pipe(), os.pipe()
+    (unshared, tell_unshared), (mapped, tell_mapped) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        check(libc.unshare(CLONE_NEWUSER | CLONE_NEWNS), "unshare")
-        os.write(unshared[1], b"x")
-        os.read(mapped[0], 1)
-        check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "make / private")
-        check(
-            libc.mount(b"binfmt_misc", TABLE.encode(), b"binfmt_misc", 0, None),
-            "mount a binfmt_misc of the namespace's own (Linux 6.7 or newer)",
-        )
-        with open(f"{TABLE}/register", "wb", buffering=0) as register:
-            fields = (b"aarch64", b"M", b"", escaped(MAGIC), escaped(MASK), interpreter.encode())
-            register.write(b":" + b":".join(fields) + b":" + FLAGS.encode())
-        os.execvp(command[0], command)
-    os.read(unshared[0], 1)
-    for kind in ("uid", "gid"):
-        with open(f"/proc/{child}/{kind}_map", "w") as file:
-            file.write("0 0 4294967295")
-    os.write(mapped[1], b"x")
+        try:
+            enter(interpreter, tell_unshared, mapped)
+            os.execvp(command[0], command)
+        except OSError as error:
+            print(f"private-binfmt.py: {error}", file=sys.stderr)
+            os._exit(125)
+    # Without these the end of the child would not end the wait for it.
+    os.close(tell_unshared)
+    os.close(mapped)
+    if os.read(unshared, 1):
+        for kind in ("uid", "gid"):
+            with open(f"/proc/{child}/{kind}_map", "w") as file:
+                file.write("0 0 4294967295")
+        os.write(tell_mapped, b"x")
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return status if status >= 0 else 128 - status
 
