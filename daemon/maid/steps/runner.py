@@ -329,6 +329,9 @@ class Runner:
                 # A descriptor duplicated onto itself loses close-on-exec (glibc >= 2.29).
                 *((os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in set(kept)),
             ],
+            # It takes the signal when it is ready to end what it has begun: not to die of one that
+            # comes before its first instruction.
+            setsigmask=[signal.SIGTERM],
         )
 
     # Watching -----------------------------------------------------------------------------------
