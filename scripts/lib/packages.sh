@@ -10,8 +10,8 @@ packages_for() {
         build)
             printf '%s\n' gcc libc6-dev libsystemd-dev make pkg-config python3 python3-dev python3-venv
             ;;
-        run) printf '%s\n' crun ;;
-        rootfs) printf '%s\n' debian-archive-keyring mmdebstrap python3 ;;
+        run) printf '%s\n' crun mount ;;
+        rootfs) printf '%s\n' debian-archive-keyring mmdebstrap mount python3 ;;
         engines) printf '%s\n' buildah runc ;;
         check) echo shellcheck ;;
         systemd) printf '%s\n' systemd systemd-container util-linux ;;
