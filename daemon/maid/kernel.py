@@ -69,10 +69,14 @@ def detach(target: str) -> None:
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
 
 
-def filesystem_type(path: str) -> int:
-    """The f_type of the file system that `path` lies on (statfs(2)); 0 when `path` is not there."""
+def filesystem_type(path: str | int) -> int:
+    """The f_type of the file system of a path or descriptor (statfs(2)); 0 when it is not there."""
     buffer = ctypes.create_string_buffer(256)
-    if _libc.statfs(os.fsencode(path), buffer) != 0:
+    if isinstance(path, int):
+        failed = _libc.fstatfs(path, buffer)
+    else:
+        failed = _libc.statfs(os.fsencode(path), buffer)
+    if failed:
         return 0
     return int(ctypes.c_long.from_buffer(buffer).value)
 
@@ -111,16 +115,18 @@ def inotify_events(descriptor: int) -> Iterator[InotifyEvent]:
 
 
 SYS_OPENAT2 = 437
-RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x01, 0x02, 0x10
 
 
-def open_in_root(root: int, path: str, flags: int = os.O_RDONLY) -> int:
+def open_in_root(root: int, path: str, flags: int = os.O_RDONLY, *, one_mount: bool = False) -> int:
     """Open `path` with the directory `root` (a descriptor) as the root of everything it names.
 
     Symbolic links, absolute ones too, are followed within `root` and cannot lead out of it
-    (openat2(2), RESOLVE_IN_ROOT, Linux 5.6). The descriptor is close-on-exec.
+    (openat2(2), RESOLVE_IN_ROOT, Linux 5.6). The descriptor is close-on-exec. With `one_mount` a
+    path that leads to another mount is not followed, but an OSError of EXDEV.
     """
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | (RESOLVE_NO_XDEV if one_mount else 0)
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
     result = _libc.syscall(
         SYS_OPENAT2, root, os.fsencode(path.lstrip("/") or "."), how, ctypes.c_size_t(len(how))
     )

@@ -107,6 +107,7 @@ def test_a_file_system_that_does_not_answer_is_given_up(
 
     stuck = threading.Event()
     monkeypatch.setattr(rootfs, "PATIENCE", 0.2)
+    monkeypatch.setattr(rootfs, "LOCAL", frozenset())  # as FUSE and NFS
     monkeypatch.setattr(rootfs, "look", lambda *_: stuck.wait(5))
 
     async def scenario() -> int:
@@ -134,3 +135,33 @@ def test_looking_leaves_no_descriptor(tree: Path, root: int) -> None:
     for _ in range(3):
         assert asyncio.run(rootfs.look_apart(root)).target is TARGETS["arm"]
     assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_what_lies_on_another_mount_is_looked_at_apart(
+    tree: Path, root: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree on a local file system may have a mount in it that does not answer."""
+    import subprocess
+    import threading
+
+    put(tree / "bin/sh", "aarch64")
+    where: list[str] = []
+    header = rootfs._header
+
+    def noted(descriptor: int, path: str, one_mount: bool) -> bytes:
+        found = header(descriptor, path, one_mount)
+        where.append(threading.current_thread().name)
+        return found
+
+    monkeypatch.setattr(rootfs, "_header", noted)
+    assert asyncio.run(rootfs.look_apart(root)).target is TARGETS["aarch64"]
+    assert where == ["MainThread"]
+    where.clear()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tree / "bin"], check=True)
+    try:
+        put(tree / "bin/sh", "s390x")
+        assert asyncio.run(rootfs.look_apart(root)).target is TARGETS["s390x"]
+        assert where == ["maid-look"]
+    finally:
+        subprocess.run(["umount", tree / "bin"], check=True)

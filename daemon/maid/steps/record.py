@@ -71,17 +71,24 @@ def remove(directory: str) -> bool:
     A recursive removal would empty the caller's root file system, should its mount ever be visible
     here; rmdir(2) of a mount point fails instead.
     """
-    for name in FILES:
-        with contextlib.suppress(OSError):
-            os.unlink(f"{directory}/{name}")
-    with contextlib.suppress(OSError):
-        for name in os.listdir(f"{directory}/bind"):
-            _remove_place(f"{directory}/bind/{name}")
-    for name in (*PLACES, "bind"):
-        _remove_place(f"{directory}/{name}")
-    # The runtime's own; it holds no mount points.
-    if os.path.isdir(f"{directory}/state"):
-        shutil.rmtree(f"{directory}/state", ignore_errors=True)
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return True
+    for name in names:
+        path = f"{directory}/{name}"
+        if name in FILES:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        elif name == "state":  # the runtime's own; it holds no mount points
+            shutil.rmtree(path, ignore_errors=True)
+        elif name == "bind":
+            with contextlib.suppress(OSError):
+                for number in os.listdir(path):
+                    _remove_place(f"{path}/{number}")
+            _remove_place(path)
+        elif name in PLACES:
+            _remove_place(path)
     try:
         os.rmdir(directory)
     except FileNotFoundError:

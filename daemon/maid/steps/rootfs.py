@@ -2,13 +2,15 @@
 
 Looks only through the directory's descriptor, with every symbolic link kept inside it, and opens
 nothing but regular files: what is in there is the caller's, and opening a device node or a FIFO has
-effects. A file system may also never answer (FUSE, NFS), so the daemon looks in a thread.
+effects. A file system may also never answer (FUSE, NFS), so that what is not known to be a local
+one is looked at in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import stat
 import threading
@@ -28,6 +30,10 @@ PATIENCE = 10.0
 """Seconds until a file system that does not answer is given up. A local one needs 50 µs."""
 
 
+LOCAL = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x2FC12FC1})
+"""Types of file systems that always answer: ext4, XFS, btrfs, tmpfs, F2FS, ZFS (statfs(2))."""
+
+
 @dataclass(frozen=True)
 class Look:
     """What was seen: the target of its programs, None when nothing tells; whether it has a
@@ -37,7 +43,11 @@ class Look:
     resolver: bool
 
 
-def look(root: int, programs: Iterable[str] = ()) -> Look:
+class _Elsewhere(Exception):
+    """A path leads to another mount."""
+
+
+def look(root: int, programs: Iterable[str] = (), *, one_mount: bool = False) -> Look:
     """Look into the root file system `root`, a directory's descriptor.
 
     `programs` are looked at when none of the usual ones is there (a scratch image has just one).
@@ -46,18 +56,22 @@ def look(root: int, programs: Iterable[str] = ()) -> Look:
     require_directory(root, "the root file system")
     target = None
     for path in (*SHELLS, *programs):
-        header = _header(root, path)
+        header = _header(root, path, one_mount)
         if header[:4] == b"\x7fELF":
             target = for_header(header)
             break
-    return Look(target, _is_file(root, RESOLVER))
+    return Look(target, _is_file(root, RESOLVER, one_mount))
 
 
 async def look_apart(root: int, programs: Iterable[str] = ()) -> Look:
-    """`look`, in a thread, so that a file system that hangs holds up nobody but its owner.
+    """`look`, so that a file system that hangs holds up nobody but its owner: in a thread, unless
+    everything to be looked at lies on one local file system.
 
     Raises StepRefused also when it does not answer within PATIENCE.
     """
+    if kernel.filesystem_type(root) in LOCAL:
+        with contextlib.suppress(_Elsewhere):
+            return look(root, programs, one_mount=True)
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Look] = loop.create_future()
     own = os.dup(root)  # the caller's may be closed, and its number used again, while we hang
@@ -106,10 +120,21 @@ def candidates(command: str, search_path: str) -> list[str]:
     return [f"{directory}/{command}" for directory in search_path.split(":") if directory]
 
 
-def _is_file(root: int, path: str) -> bool:
+def _find(root: int, path: str, one_mount: bool) -> int:
+    """An O_PATH descriptor of a path within `root`; -1 when there is none."""
     try:
-        found = kernel.open_in_root(root, path, os.O_PATH)
-    except OSError:
+        return kernel.open_in_root(root, path, os.O_PATH, one_mount=one_mount)
+    except OSError as error:
+        if one_mount and error.errno == errno.EXDEV:
+            raise _Elsewhere from error
+    except ValueError:  # a NUL byte in the path
+        pass
+    return -1
+
+
+def _is_file(root: int, path: str, one_mount: bool) -> bool:
+    found = _find(root, path, one_mount)
+    if found < 0:
         return False
     try:
         return stat.S_ISREG(os.fstat(found).st_mode)
@@ -117,10 +142,9 @@ def _is_file(root: int, path: str) -> bool:
         os.close(found)
 
 
-def _header(root: int, path: str) -> bytes:
-    try:
-        found = kernel.open_in_root(root, path, os.O_PATH)
-    except (OSError, ValueError):  # ValueError: a NUL byte in the path
+def _header(root: int, path: str, one_mount: bool) -> bytes:
+    found = _find(root, path, one_mount)
+    if found < 0:
         return b""
     try:
         if not stat.S_ISREG(os.fstat(found).st_mode):

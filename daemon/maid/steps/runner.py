@@ -389,9 +389,11 @@ class Runner:
             if active.meta.limits.remove():
                 break
             await asyncio.sleep(PAUSE)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(active.claimed.wait(), REMEMBERED)
         await asyncio.sleep(PAUSE)  # the answer goes first
+        if not active.claimed.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(active.claimed.wait(), REMEMBERED)
+            await asyncio.sleep(PAUSE)
         if active.finished.result().outcome is Outcome.lost:
             await self._clean_lost(active)
         else:

@@ -32,7 +32,7 @@ def main() -> None:
     heading("heal: from removal to the next working exec")
     with daemon() as running:
         instance = running.status()["instance"]
-        probe = str(running.directory / "run" / "probes" / "aarch64" / "probe")
+        probe = str(running.runtime / "probes" / "aarch64" / "probe")
         read, write = os.pipe()
         child = os.fork()
         if child == 0:

@@ -164,7 +164,7 @@ def main() -> None:
         status = running.status()
         instance = status["instance"]
         path = status["runtime_path"]
-        directory = running.directory / "bundle"
+        directory = running.runtime / "bundle"
         directory.mkdir()
         bare_bundle(directory, instance)
         stack.enter_context(sys_attached(directory))

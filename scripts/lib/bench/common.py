@@ -62,6 +62,7 @@ class Daemon:
     process: subprocess.Popen[bytes]
     socket: str
     directory: Path
+    runtime: Path
     started: float
 
     def status(self) -> dict[str, Any]:
@@ -82,7 +83,9 @@ def daemon(place: Path | None = None) -> Iterator[Daemon]:
     directory = place or Path(tempfile.mkdtemp(prefix="bench-", dir=cache()))
     state = cache() / "state"
     config = directory / "maid.toml"
-    config.write_text(f'[paths]\nruntime = "{directory}/run"\nstate = "{state}"\n')
+    # /run is a tmpfs wherever systemd runs; a machine without has one at /dev/shm.
+    runtime = Path(tempfile.mkdtemp(prefix="maid-bench-", dir="/dev/shm"))
+    config.write_text(f'[paths]\nruntime = "{runtime}"\nstate = "{state}"\n')
     socket = str(directory / "io.maid")
     command = [MAID, "--config", str(config), "daemon", "--scope", "private", "--socket", socket]
     begun = time.perf_counter()
@@ -90,12 +93,13 @@ def daemon(place: Path | None = None) -> Iterator[Daemon]:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         wait_ready(socket, process)
-        yield Daemon(process, socket, directory, time.perf_counter() - begun)
+        yield Daemon(process, socket, directory, runtime, time.perf_counter() - begun)
     finally:
         if process.poll() is None:
             subprocess.run([MAID, "--socket", socket, "release"], stdout=subprocess.DEVNULL)
             process.terminate()
             process.wait(20)
+        shutil.rmtree(runtime, ignore_errors=True)
         if place is None:
             shutil.rmtree(directory, ignore_errors=True)
 
