@@ -86,7 +86,10 @@ class Client:
         try:
             # The descriptors travel with the first byte; what a full buffer leaves follows alone.
             sent = socket.send_fds(self._socket, [data], list(descriptors))
-            self._socket.sendall(data[sent:])
+            if sent < len(data):
+                self._socket.sendall(data[sent:])
+        except (BrokenPipeError, ConnectionResetError):
+            return  # whoever closed it may have answered first; if not, reading says so
         except OSError as error:
             raise ConnectionLost(
                 f"the daemon at {self.path} ended the connection: {error.strerror}",
