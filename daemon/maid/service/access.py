@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from maid.binfmt.namespace import for_user
-from maid.steps.runner import Caller
+from maid.steps.launch import Caller
 
 SO_PEERGROUPS = 59
 """Linux 4.13; in Python's socket module only since 3.13."""

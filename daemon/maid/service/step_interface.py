@@ -27,7 +27,8 @@ from maid.service.refusals import (
     require,
     texts,
 )
-from maid.steps.runner import Active, Descriptors
+from maid.steps.launch import Descriptors
+from maid.steps.runner import Active
 from maid.steps.step import Bind, Result, Step
 
 A_YEAR = 31_536_000.0

@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,16 +20,13 @@ from functools import partial
 
 import msgspec
 
-from maid import native
-from maid.binfmt import namespace
-from maid.binfmt.namespace import IdRange, Pinned
 from maid.config import Network
-from maid.emulation.machine import ROOT, Machine, Table
+from maid.emulation.machine import Machine, Table
 from maid.emulation.targets import Target
 from maid.errors import AccessDenied, MaidError, PlatformUnavailable, StepRefused
 from maid.platforms import Platform
-from maid.steps import cgroups, record, rootfs
-from maid.steps.bundle import bundle
+from maid.steps import cgroups, launch, record, rootfs
+from maid.steps.launch import Caller, Descriptors
 from maid.steps.network import Networks
 from maid.steps.places import Places
 from maid.steps.record import Meta
@@ -57,38 +53,6 @@ step has begun (a mount of a file system that does not answer)."""
 
 class StepUnknown(MaidError):
     """There is no step of that id that the caller may see."""
-
-
-@dataclass
-class Descriptors:
-    """What the caller handed over; the runner closes none of them. `changes` is a directory with
-    upper/ and work/ for an overlay, or -1; `mount_namespace` is the caller's, where it is not the
-    daemon's, or -1."""
-
-    stdin: int
-    stdout: int
-    stderr: int
-    rootfs: int
-    changes: int = -1
-    binds: tuple[int, ...] = ()
-    mount_namespace: int = -1
-
-
-@dataclass(frozen=True)
-class Caller:
-    """On whose behalf a step runs. `mapping` is None for root: an identity map; `groups` are the
-    supplementary groups of anybody else."""
-
-    uid: int
-    mapping: namespace.Mapping | None
-    groups: tuple[int, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """The key of the caller's instance: another one for other ids (/etc/subuid changes)."""
-        if self.mapping is None:
-            return ROOT
-        return f"uid-{self.uid}-{zlib.crc32(repr(self.mapping).encode()):08x}"
 
 
 @dataclass
@@ -215,7 +179,7 @@ class Runner:
         target = self._machine.find(step.platform)
         table, via, interpreter = await self._serve(step, target, caller)
         pinned = table.pinned if table else None
-        _check_ids(step, pinned.mapping if pinned else None)
+        launch.check_ids(step, pinned.mapping if pinned else None)
         identifier = new_id()
         directory = f"{self._directory}/{identifier}"
         plan = cgroups.plan(identifier, step.memory, step.cpus)
@@ -235,12 +199,13 @@ class Runner:
         try:
             if step.network is Network.NONE:
                 network = await self._network(pinned.open_user() if pinned else -1)
-            self._write_bundle(step, directory, pinned, network >= 0, seen.resolver)
+            launch.write_bundle(step, directory, pinned, network >= 0, seen.resolver)
             # Before anything of it exists: a daemon that comes after can then clean up all of it.
             record.write(f"{directory}/step.json", msgspec.json.encode(meta))
             if plan:
                 plan.make()
-            pid = self._spawn(step, caller, given, meta, directory, network)
+            timeout = step.timeout or self._machine.config.steps.timeout
+            pid = launch.spawn(step, caller, given, meta, directory, network, self.runtime, timeout)
         except BaseException:
             meta.limits.remove()
             record.remove(directory)
@@ -256,83 +221,6 @@ class Runner:
         finally:
             if user >= 0:
                 os.close(user)
-
-    def _write_bundle(
-        self, step: Step, directory: str, instance: Pinned | None, own_network: bool, resolver: bool
-    ) -> None:
-        os.makedirs(self._directory, mode=0o711, exist_ok=True)
-        # A mapped root must be able to reach rootfs/ in it, but need not list it.
-        os.mkdir(directory, 0o711)
-        document = bundle(
-            step,
-            directory,
-            user_namespace=instance.user if instance else None,
-            mapping=instance.mapping if instance else None,
-            own_network=own_network,
-            # A place for it would have to be made, which is no way to leave a rootfs alone.
-            resolver=os.path.exists(rootfs.RESOLVER) and (resolver or not step.readonly),
-            terminal_group=instance is None or instance.mapping.gid_outside(5) is not None,
-        )
-        record.write(f"{directory}/config.json", msgspec.json.encode(document))
-
-    def _spawn(
-        self,
-        step: Step,
-        caller: Caller,
-        given: Descriptors,
-        meta: Meta,
-        directory: str,
-        network: int,
-    ) -> int:
-        assert self.runtime is not None
-        program = native.path("maid-step")
-        kept = [given.rootfs, *given.binds]
-        options: list[tuple[str, object]] = [("directory", directory), ("rootfs", given.rootfs)]
-        for name, descriptor in (
-            ("changes", given.changes),
-            ("network", network),
-            ("caller", given.mount_namespace),
-        ):
-            if descriptor >= 0:
-                options.append((name, descriptor))
-                kept.append(descriptor)
-        if caller.mapping is None:
-            options.append(("reopen", 1))
-        else:
-            if caller.mapping.keeps_groups:
-                options.append(("groups", ",".join(map(str, caller.groups))))
-            if given.changes >= 0:
-                options += _owner(caller.mapping)
-        for bind, descriptor in zip(step.binds, given.binds, strict=True):
-            options.append(("bind-readonly" if bind.readonly else "bind", descriptor))
-        if network < 0:
-            options.append(("sys", 1))
-        timeout = step.timeout or self._machine.config.steps.timeout
-        if timeout:
-            options.append(("timeout", max(1, int(timeout * 1000))))
-        options += [("cgroup", cgroup) for cgroup in meta.cgroups]
-        if self.runtime.hide:
-            options.append(("hide", self.runtime.hide))
-        return os.posix_spawn(
-            program,
-            [
-                program,
-                *(str(word) for option in options for word in option),
-                "--",
-                *self.runtime.run_command(meta.id, directory),
-            ],
-            {"PATH": DEFAULT_PATH},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, given.stdin, 0),
-                (os.POSIX_SPAWN_DUP2, given.stdout, 1),
-                (os.POSIX_SPAWN_DUP2, given.stderr, 2),
-                # A descriptor duplicated onto itself loses close-on-exec (glibc >= 2.29).
-                *((os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in set(kept)),
-            ],
-            # It takes the signal when it is ready to end what it has begun: not to die of one that
-            # comes before its first instruction.
-            setsigmask=[signal.SIGTERM],
-        )
 
     # Watching -----------------------------------------------------------------------------------
 
@@ -507,33 +395,3 @@ class Runner:
         for task in self._cleaning:
             task.cancel()
         await self._networks.close()
-
-
-def _check_ids(step: Step, mapping: namespace.Mapping | None) -> None:
-    """Refuse ids that the step's user namespace does not have."""
-    if mapping is None:
-        return
-    for number, outside, what, file in (
-        (step.user, mapping.uid_outside(step.user), "user", "/etc/subuid"),
-        (step.group, mapping.gid_outside(step.group), "group", "/etc/subgid"),
-    ):
-        if outside is None:
-            raise StepRefused(
-                f"there is no {what} {number} in this step: the caller's range of ids does not"
-                " reach so far",
-                f"run the command as {what} 0, or give the caller a range in {file}",
-            )
-
-
-def _owner(mapping: namespace.Mapping) -> list[tuple[str, object]]:
-    """The options with which an overlay is made with its owner's power over files."""
-
-    def lines(rows: tuple[IdRange, ...]) -> str:
-        return "".join(f"{row.outside} {row.outside} {row.count}\n" for row in rows)
-
-    return [
-        ("owner", mapping.uids[0].outside),
-        ("group", mapping.gids[0].outside),
-        ("user-ids", lines(mapping.uids)),
-        ("group-ids", lines(mapping.gids)),
-    ]
