@@ -304,6 +304,22 @@ def test_an_overlay_that_cannot_be_written_to_is_refused(
         subprocess.run(["umount", tmp_path], check=True)
 
 
+def test_an_overlay_on_an_overlay_says_what_the_kernel_does_not(
+    daemon: Daemon, native: Path, tmp_path: Path
+) -> None:
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    options = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    merged = tmp_path / "merged"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", merged], check=True)
+    try:
+        done = daemon.maid("run", "--rootfs", native, "--overlay", merged / "o", "--", "/bin/true")
+    finally:
+        subprocess.run(["umount", merged], check=True)
+    assert done.returncode == 125
+    assert "lies on an overlay file system" in done.stderr
+
+
 def test_an_overlay_without_its_directories_says_so(
     daemon: Daemon, native: Path, tmp_path: Path
 ) -> None:

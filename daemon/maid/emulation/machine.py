@@ -35,6 +35,9 @@ from maid.platforms import COMMON, Platform, host, only
 
 log = logging.getLogger(__name__)
 
+HOST = "host"
+"""The key of the machine's own instance."""
+
 ROOT = "root"
 """The key of the pinned instance with an identity map: root's steps, and the private scope."""
 
@@ -67,6 +70,7 @@ class Machine:
         self.choices: dict[str, Choice] = {}
         self.tables: dict[str, Table] = {}
         self.namespaces_problem = ""
+        self._served_key = HOST if scope is Scope.HOST else ROOT
         self._own = own()
         self._emit = emit
         self._cache = IdentityCache(config.paths.state)
@@ -100,7 +104,7 @@ class Machine:
         if pinned is not None:
             self.tables[ROOT] = self._table(ROOT, pinned.instance, pinned)
         if self.scope is Scope.HOST:
-            self._served = self.tables["host"] = self._table("host", Instance(HOST_PATH), None)
+            self._served = self.tables[HOST] = self._table(HOST, Instance(HOST_PATH), None)
         elif pinned is not None:
             self._served = self.tables[ROOT]
         else:
@@ -247,7 +251,8 @@ class Machine:
             self._prober,
             # Nobody else registers in an instance of maid's own.
             prefer=self.config.emulation.prefer if pinned is None else Prefer.OWN,
-            emit=self._emit if key in ("host", ROOT) else lambda *_: None,
+            # Steps' own instances say nothing: what happens in them is no news to anybody else.
+            emit=self._emit if key == self._served_key else lambda *_: None,
             remount=remount,
             open_user=pinned.open_user if pinned is not None else None,
         )

@@ -259,12 +259,13 @@ class Prober:
     """Runs the probes of targets in one instance.
 
     `directory` gets one empty root for each target, with nothing but its probe in it; `timeout` is
-    in seconds.
+    in seconds. As many run at once as keep the CPUs busy: more would only make each look slow.
     """
 
     def __init__(self, directory: str, timeout: float = 10.0) -> None:
         self._directory = directory
         self._timeout = timeout
+        self._places = asyncio.Semaphore(2 * (os.cpu_count() or 1))
 
     def write(self, targets: Iterable[Target]) -> None:
         """Lay out the probes. Raises OSError when the directory cannot be written."""
@@ -292,9 +293,13 @@ class Prober:
                 "exec", False, 0.0, f"there is no probe for {target.name}", Cause.NOT_RUN
             )
         try:
-            ran = await run(
-                self.root(target), ["/probe"], user_namespace=user_namespace, timeout=self._timeout
-            )
+            async with self._places:
+                ran = await run(
+                    self.root(target),
+                    ["/probe"],
+                    user_namespace=user_namespace,
+                    timeout=self._timeout,
+                )
         except OSError as error:
             return ProbeResult(
                 "exec", False, 0.0, f"the probe could not be started: {error}", Cause.NOT_RUN

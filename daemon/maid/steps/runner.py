@@ -20,6 +20,7 @@ from functools import partial
 
 import msgspec
 
+from maid import kernel
 from maid.config import Network
 from maid.emulation.machine import Machine, Table
 from maid.emulation.targets import Target
@@ -136,6 +137,12 @@ class Runner:
         target = self._machine.find(step.platform)
         if given.changes >= 0:
             rootfs.require_directory(given.changes, "what the overlay writes to")
+            if kernel.filesystem_type(given.changes) == kernel.OVERLAYFS_MAGIC:
+                raise StepRefused(
+                    "the overlay directory lies on an overlay file system itself, on which the"
+                    " kernel makes no other",
+                    "give one elsewhere: a volume, or a tmpfs",
+                )
         found = seen.target
         if found is not None and found.emulator != target.emulator:
             platforms = " or ".join(str(p) for p in found.platforms) or found.name
