@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -47,6 +48,8 @@ static void fail(const char *what)
 	char line[128];
 	int length = snprintf(line, sizeof(line), "%d %s", number, what);
 
+	if (length > (int)sizeof(line) - 1)
+		length = sizeof(line) - 1;
 	if (report >= 0) {
 		if (write(report, line, length) < 0)
 			_exit(126);
@@ -155,6 +158,9 @@ static int execute(int userns, int root, int uid, char **argv)
 		if (setresgid(uid, uid, uid) < 0 || setresuid(uid, uid, uid) < 0)
 			fail("setresuid");
 	}
+	/* A probe does not outlive the daemon. After the change of user, which takes this back. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+		fail("prctl");
 	/* argv is ARGV0 FILE ARG...: shifted by one it is FILE's own vector once ARGV0 is put in place. */
 	char *file = argv[1];
 

@@ -1,11 +1,21 @@
 """emulation/keeper.py: what somebody else undoes is whole again, and a fight has an end."""
 
 import asyncio
+import shutil
 import threading
 import time
 from pathlib import Path
 
-from keeping import Kept, choices, configuration, execute, keeping
+import pytest
+from keeping import (
+    Kept,
+    choices,
+    configuration,
+    execute,
+    keeping,
+    offer_of,
+    with_offers,
+)
 
 from maid import kernel
 from maid.emulation.emulators import Choice
@@ -141,13 +151,68 @@ def test_a_fight_is_backed_off_from_said_and_won_when_the_other_stops(tmp_path: 
     asyncio.run(scenario())
 
 
-def test_patience_doubles_and_comes_back() -> None:
-    patience = Patience(burst=2, refill=0.0)
-    assert [patience.ask() for _ in range(6)] == [0.0, 0.0, 1.0, 2.0, 4.0, 8.0]
-    for _ in range(10):
-        longest = patience.ask()
-    assert longest == 60.0
-    assert patience.in_last_minute() == 16
+def test_patience_ends_every_fight_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values the keeper uses, against somebody who undoes each repair at once for an hour."""
+    clock = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    patience = Patience()
+    waits: list[float] = []
+    repairs, end = 0, clock + 3600
+    while clock < end:
+        wait = patience.ask()
+        repairs += 1
+        if wait:
+            waits.append(wait)
+        clock += wait + 0.01
+    assert waits[:8] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert repairs < 256 + 70
+    clock += 200
+    assert patience.ask() == 0.0
+
+
+def test_a_fight_over_the_switch_of_one_entry_ends_too(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path, "aarch64")) as kept:
+            kept.keeper.kept["aarch64"].patience = Patience(burst=5)
+            for _ in range(200):
+                if kept.table()["qemu-aarch64"].enabled:
+                    write(kept, "qemu-aarch64", "0")
+                await asyncio.sleep(0.002)
+            assert "contended" in kept.kinds("aarch64")
+            assert kept.keeper.counters.heals <= 6
+            await kept.until_ready()
+
+    asyncio.run(scenario())
+
+
+def test_a_registration_that_is_refused_is_told_once_and_tried_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (choice,) = found(tmp_path, "aarch64").values()
+        copy = tmp_path / "qemu"
+        shutil.copy(choice.offers[-1].path, copy)
+        async with keeping(tmp_path, with_offers(choice, offer_of(choice, copy))) as kept:
+            copy.rename(tmp_path / "away")
+            write(kept, "qemu-aarch64", "-1")
+            await asyncio.sleep(0.5)
+            assert kept.kinds("aarch64").count("refused") == 1
+            state = kept.keeper.kept["aarch64"]
+            assert "No such file" in state.reason
+            assert kept.keeper.counters.refusals <= 2
+            (tmp_path / "away").rename(copy)
+            await kept.until_ready()
+            assert state.refused == ""
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_namespace_alone_is_made_anew(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path)) as kept:
+            kernel.detach(kept.pinned.user)
+            await kept.until(kept.pinned.alive, "the namespace is pinned again")
+            await whole_again(kept, tmp_path)
+
+    asyncio.run(scenario())
 
 
 def test_nothing_wakes_the_keeper_while_nothing_happens(tmp_path: Path) -> None:

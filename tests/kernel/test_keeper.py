@@ -316,3 +316,104 @@ def test_what_nobody_serves_is_answered_at_once_and_holds_nobody_up(tmp_path: Pa
                 assert kept.keeper.proven("aarch64")
 
     asyncio.run(scenario())
+
+
+def test_a_caller_that_goes_away_does_not_take_the_probe_along(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path, "aarch64")) as kept:
+            asking = asyncio.ensure_future(kept.keeper.probe_now(["aarch64"]))
+            await asyncio.sleep(0)
+            asking.cancel()
+            await kept.keeper.settle()
+            assert kept.keeper.proven("aarch64")
+
+    asyncio.run(scenario())
+
+
+def test_what_was_known_holds_while_a_probe_is_under_way(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path, "aarch64")) as kept:
+            asking = asyncio.ensure_future(kept.keeper.probe_now(["aarch64"]))
+            await asyncio.sleep(0.001)
+            assert kept.keeper.proven("aarch64")
+            await asking
+
+    asyncio.run(scenario())
+
+
+def test_one_probe_that_runs_out_of_time_costs_no_offer(tmp_path: Path) -> None:
+    """A busy machine is no reason to give up the CPU model: three in a row are."""
+
+    async def scenario() -> None:
+        (choice,) = found(tmp_path, "aarch64").values()
+        async with keeping(tmp_path, {"aarch64": choice}) as kept:
+            state = kept.keeper.kept["aarch64"]
+            prober = kept.keeper._prober
+            prober._timeout = 0.0001
+            await kept.keeper.probe_now(["aarch64"])
+            assert state.doubtful and not state.ready
+            assert "no answer" in state.reason and not state.failed
+            prober._timeout = 10.0
+            await kept.until_ready()  # by itself: nobody asks again
+            assert state.offer == choice.offers[0] and state.doubts == 0
+            prober._timeout = 0.0001
+            for _ in range(3):
+                await kept.keeper.probe_now(["aarch64"])
+            assert choice.offers[0].path in state.failed
+
+    asyncio.run(scenario())
+
+
+def test_the_entry_that_serves_is_the_one_the_kernel_tries_first(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with keeping(tmp_path, {}) as kept:
+            instance = kept.pinned.instance
+            broken = replace(plain(AARCH64, native.path("maid-enter"), "F"), name="zz-broken")
+            instance.add(broken)
+            instance.add(replace(plain(AARCH64, qemu("aarch64"), "F"), name="aa-works"))
+            kept.keeper._prober.write([AARCH64])
+            kept.keeper.update(found(tmp_path, "aarch64"), [])
+            await kept.keeper.settle()
+            state = kept.keeper.kept["aarch64"]
+            assert state.serving is not None and state.serving.name == "aa-works" and state.ready
+            instance.remove(broken)
+            instance.add(broken)
+            await kept.until(lambda: state.serving == broken, "the newer one is seen")
+            await kept.keeper.settle()
+            assert not state.ready
+
+    asyncio.run(scenario())
+
+
+def test_a_broken_entry_that_comes_again_is_outranked_again(tmp_path: Path) -> None:
+    theirs = replace(plain(AARCH64, native.path("maid-enter"), "F"), name="bad")
+
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path, "aarch64")) as kept:
+            for count in (1, 2):
+                kept.pinned.instance.add(theirs)
+                await kept.until(
+                    lambda count=count: kept.kinds("aarch64").count("renewed") == count,  # type: ignore[misc]
+                    "ours is the newest",
+                )
+                await kept.until_ready()
+                assert kept.keeper.kept["aarch64"].owner == "maid"
+                kept.pinned.instance.remove(theirs)
+
+    asyncio.run(scenario())
+
+
+def test_a_foreign_entry_with_an_odd_name_is_shadowed_like_any_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        def before(pinned: Pinned) -> None:
+            entry = plain(AARCH64, native.path("maid-enter"), "F")
+            line = entry.register_line().replace(b"qemu-aarch64", b"b\xff")
+            with open(f"{pinned.binfmt}/register", "wb", buffering=0) as register:
+                register.write(line)
+
+        async with keeping(tmp_path, found(tmp_path, "aarch64"), before=before) as kept:
+            await kept.until_ready()
+            assert set(kept.table()) == {r"b\xff", "qemu-aarch64"}
+            assert kept.keeper.kept["aarch64"].owner == "maid"
+
+    asyncio.run(scenario())

@@ -7,7 +7,7 @@ import msgspec
 
 from maid.emulation.ledger import Ledger, Record
 
-RECORD = Record("arm", "qemu-arm", "/q", "7f", "ff", "PF", 0, 1, 2, "abc", False, ("other",))
+RECORD = Record("arm", "qemu-arm", "/q", "7f", "ff", "PF", 0, 1, 2, "abc", False)
 
 
 def test_what_is_put_is_there_for_the_next_daemon(tmp_path: Path) -> None:

@@ -131,12 +131,13 @@ def test_what_a_renewal_left_over_is_removed_after_the_proper_one_is_there() -> 
     assert [type(action) for action in done] == [Renew, Remove]
 
 
-def test_a_newer_broken_foreign_entry_is_outranked_once() -> None:
+def test_a_newer_broken_foreign_entry_is_outranked() -> None:
     ours = (mine(name="maid-aarch64"),)
     there = {"mine": ours, "others": (OTHER,), "newer": (OTHER,), "taken": frozenset({OTHER.name})}
-    assert [type(a) for a in actions(verdict=Verdict.FAILS, **there)] == [Renew]
-    assert actions(verdict=Verdict.FAILS, reranked=True, **there) == []
+    (done,) = actions(verdict=Verdict.FAILS, **there)
+    assert isinstance(done, Renew) and done.for_rank
     assert actions(verdict=Verdict.WORKS, **there) == []
+    assert actions(verdict=Verdict.UNKNOWN, **there) == []
 
 
 def test_a_name_that_somebody_may_come_back_to_is_left_free() -> None:

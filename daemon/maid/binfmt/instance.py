@@ -12,6 +12,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from maid import kernel
 from maid.binfmt.entry import Entry, EntryError, parse
@@ -66,14 +67,17 @@ class Instance:
         Raises EntryError when the kernel shows what this program cannot read.
         """
         try:
-            with open(f"{self.path}/{name}", errors="surrogateescape") as file:
+            with open(f"{self.path}/{name}", errors="backslashreplace") as file:
                 return parse(name, file.read())
         except OSError:
             return None
 
     def entries(self) -> Mapping[str, Entry]:
-        """All entries that can be read, by name. One that cannot be read is left out: it is not
-        ours."""
+        """All entries that can be read, by name, the newest first: the order in which they are
+        tried. One that cannot be read is left out: it is not ours.
+
+        Bytes of a name that are no UTF-8 stand there as \\xHH; such a name is not ours either.
+        """
         found: dict[str, Entry] = {}
         for name in self.names():
             try:
@@ -81,7 +85,8 @@ class Instance:
             except EntryError:
                 continue
             if entry is not None:
-                found[name] = entry
+                shown = os.fsencode(name).decode(errors="backslashreplace")
+                found[shown] = entry if shown == name else replace(entry, name=shown)
         return found
 
     def add(self, entry: Entry) -> None:

@@ -103,6 +103,19 @@ def _subordinate(file: str, uid: int) -> tuple[IdRange, ...]:
     return ()
 
 
+class _PinnedInstance(Instance):
+    """The table of a pinned instance: not there either when its namespace is not pinned any more,
+    because then no step could join it."""
+
+    def __init__(self, path: str, user: str) -> None:
+        super().__init__(path)
+        self._user = user
+
+    def mounted(self) -> bool:
+        """Whether the table is mounted and the namespace pinned now."""
+        return super().mounted() and kernel.filesystem_type(self._user) == kernel.NSFS_MAGIC
+
+
 class Pinned:
     """A pinned instance: `user` and `binfmt` are the paths in `directory`; `mapping` its id
     maps."""
@@ -112,11 +125,11 @@ class Pinned:
         self.mapping = mapping
         self.user = f"{directory}/user"
         self.binfmt = f"{directory}/binfmt"
-        self.instance = Instance(self.binfmt)
+        self.instance: Instance = _PinnedInstance(self.binfmt, self.user)
 
     def alive(self) -> bool:
         """Whether both pins are in place now."""
-        return kernel.filesystem_type(self.user) == kernel.NSFS_MAGIC and self.instance.mounted()
+        return self.instance.mounted()
 
     def open_user(self) -> int:
         """A close-on-exec descriptor of the user namespace. Raises NamespaceError when it is
@@ -264,7 +277,9 @@ class _Helper:
         self._socket.send(b"x")
 
     def receive(self, count: int) -> tuple[int, ...]:
-        data, ancillary, _, _ = self._socket.recvmsg(1, socket.CMSG_SPACE(4 * count))
+        data, ancillary, _, _ = self._socket.recvmsg(
+            1, socket.CMSG_SPACE(4 * count), socket.MSG_CMSG_CLOEXEC
+        )
         if not data or not ancillary:
             raise self._failure()
         return tuple(array.array("i", ancillary[0][2][: 4 * count]))

@@ -58,8 +58,8 @@ class Offer:
         """The registration of this offer under `name`."""
         return Entry(name, self.path, self.target.magic, self.target.mask, self.flags)
 
-    def record(self, name: str, older: tuple[str, ...] = ()) -> Record:
-        """The ledger's record of that registration; `older` as in Record."""
+    def record(self, name: str) -> Record:
+        """The ledger's record of that registration."""
         return Record(
             target=self.target.name,
             name=name,
@@ -72,12 +72,11 @@ class Offer:
             inode=self.inode,
             sha256=self.sha256,
             baked=self.baked,
-            older=older,
         )
 
     def is_behind(self, record: Record) -> bool:
         """Whether `record` is a registration of exactly this file, with these flags."""
-        return self.record(record.name, record.older) == record
+        return self.record(record.name) == record
 
     def difference(self, record: Record) -> str:
         """In words, why `record` has to be renewed to become this offer."""

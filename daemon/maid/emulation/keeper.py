@@ -9,18 +9,19 @@ by inotify on the table and by changes of the mount table, never by a clock.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from maid.binfmt.entry import Entry
-from maid.binfmt.instance import Instance, RegistrationError
+from maid.binfmt.instance import Instance
 from maid.config import Prefer
 from maid.emulation.emulators import Choice, Offer
 from maid.emulation.kept import Counters, Kept
 from maid.emulation.ledger import Ledger, Record
+from maid.emulation.patience import Later, Patience
 from maid.emulation.plan import (
     NEXT,
     Action,
@@ -32,7 +33,7 @@ from maid.emulation.plan import (
     Verdict,
     plan,
 )
-from maid.emulation.probes import Caught, Prober, ProbeResult
+from maid.emulation.probes import PASSING, Caught, Cause, Prober, ProbeResult
 from maid.emulation.watch import Watch
 from maid.errors import MaidError
 
@@ -71,7 +72,9 @@ class Keeper:
         self._remount = remount
         self._open_user = open_user
         self._watch: Watch | None = None
-        self._later: dict[str, asyncio.TimerHandle] = {}
+        self._later = Later()
+        self._patience = Patience()
+        self._held_until = 0.0
         self._changed = asyncio.Event()
 
     # Life ---------------------------------------------------------------------------------------
@@ -84,8 +87,11 @@ class Keeper:
         self._watch = Watch(self.instance, self.reconcile)
         self.update(choices, wanted)
 
-    def update(self, choices: Mapping[str, Choice], wanted: Iterable[str]) -> None:
-        """New choices (interpreters or configuration changed): carry them out."""
+    def update(
+        self, choices: Mapping[str, Choice], wanted: Iterable[str], *, anew: bool = False
+    ) -> None:
+        """New choices (interpreters or configuration changed): carry them out. `anew`: also give
+        those another chance that failed before."""
         self._wanted = frozenset(wanted)
         for name, choice in choices.items():
             kept = self.kept.get(name)
@@ -93,15 +99,15 @@ class Keeper:
                 self.kept[name] = Kept(choice)
                 continue
             known = {offer.sha256 for offer in kept.choice.offers}
-            if known != {offer.sha256 for offer in choice.offers}:
+            if anew or known != {offer.sha256 for offer in choice.offers}:
                 kept.failed.clear()  # other programs deserve another probe
             kept.choice = choice
+            kept.retry_at = 0.0
         self.reconcile("configuration")
 
     def stop(self) -> None:
         """Watch no longer. The entries stay as they are (rule 6)."""
-        for handle in self._later.values():
-            handle.cancel()
+        self._later.close()
         for kept in self.kept.values():
             if kept.probing:
                 kept.probing.cancel()
@@ -110,16 +116,18 @@ class Keeper:
             self._watch = None
 
     def release(self) -> list[str]:
-        """Remove everything that the ledger holds, and keep nothing any longer; the names
-        removed."""
+        """Remove everything that the ledger holds, and keep nothing any longer; the names removed.
+        What the kernel does not let go stays in the ledger, and is told."""
         self._wanted = frozenset()
         removed = []
         for record in self.ledger:
-            with contextlib.suppress(RegistrationError):
+            try:
                 if self.instance.remove(record.entry()):
                     removed.append(record.name)
                     self.counters.removals += 1
-            self.ledger.drop(record.name)
+                self.ledger.drop(record.name)
+            except (MaidError, OSError) as error:
+                self._emit("refused", record.target, f"{record.name} stays: {error}")
         self._emit("released", "", f"{len(removed)} entries were removed")
         self.reconcile("release")
         return removed
@@ -133,16 +141,26 @@ class Keeper:
         table = self.instance.entries()
         for kept in self.kept.values():
             try:
-                self._reconcile_one(kept, table, why)
-            except MaidError as error:
-                self.counters.refusals += 1
-                kept.reason = str(error)
-                self._emit("refused", kept.target.name, str(error))
-                log.error("%s: %s", kept.target.name, error)
+                self._reconcile_one(kept, table)
+            except (MaidError, OSError) as error:
+                self._refused(kept, error)
         table = self.instance.entries()
         for kept in self.kept.values():
             self._observe(kept, table)
         self._notify()
+
+    def _refused(self, kept: Kept, error: MaidError | OSError) -> None:
+        """What the kernel or the disk refuses is tried again after a while, not at once: a write to
+        `register` wakes us, also one that fails."""
+        self.counters.refusals += 1
+        kept.delay = min(60.0, max(1.0, kept.delay * 2))
+        kept.retry_at = time.monotonic() + kept.delay
+        name = kept.target.name
+        again = partial(self.reconcile, "a refusal is tried again")
+        self._later.call(f"retry {name}", kept.delay + 0.01, again)
+        if str(error) != kept.refused:
+            kept.refused = str(error)
+            self._emit("refused", name, kept.refused)
 
     def _table_is_there(self, watch: Watch) -> bool:
         try:
@@ -156,6 +174,8 @@ class Keeper:
             elif not watch.active:
                 watch.renew()
             if not self.instance.enabled():
+                if self._table_held():
+                    return False
                 self.instance.enable()
                 self.counters.heals += 1
                 self._emit("healed", "", "the table was switched off as a whole and is on again")
@@ -164,6 +184,19 @@ class Keeper:
             self._emit("refused", "", f"{self.instance.path} cannot be used: {error}")
             return False
         return True
+
+    def _table_held(self) -> bool:
+        """Whether switching the table on has to wait, because somebody keeps switching it off."""
+        now = time.monotonic()
+        if now < self._held_until:
+            return True
+        wait = self._patience.ask()
+        if wait:
+            self._held_until = now + wait
+            self._emit("contended", "", f"somebody keeps switching the table off; {wait:.0f} s")
+            again = partial(self.reconcile, "waited")
+            self._later.call("", wait + 0.01, again)
+        return bool(wait)
 
     def _situation(self, kept: Kept, table: Mapping[str, Entry]) -> Situation:
         name = kept.target.name
@@ -174,11 +207,10 @@ class Keeper:
                 mine.append((record, shown))
             else:
                 lost.append(record.name)
-        others = self._others(kept, table)
-        # What catches the same programs and was not there when ours was registered comes first.
-        older = {name for record, _ in mine for name in record.older}
-        kept.newer = frozenset(entry.name for entry in others if mine) - older
-        if not kept.current or kept.fingerprint != self._fingerprint(kept, table):
+        tried = self._fingerprint(kept, table)
+        others = tuple(entry for entry in tried if not self.ledger.owns(entry))
+        ours = [number for number, entry in enumerate(tried) if self.ledger.owns(entry)]
+        if not kept.current or kept.fingerprint != tried or kept.doubtful:
             verdict = Verdict.UNKNOWN
         else:
             verdict = Verdict.WORKS if kept.ready else Verdict.FAILS
@@ -189,52 +221,44 @@ class Keeper:
             mine=tuple(mine),
             lost=tuple(lost),
             others=others,
-            newer=tuple(entry for entry in others if entry.name in kept.newer),
-            taken=frozenset(table),
+            newer=tried[: ours[0]] if ours else (),
+            taken=frozenset(self.instance.names()),
             avoided=kept.adopted,
             verdict=verdict,
             prefer=self._prefer,
-            reranked=kept.reranked == self._fingerprint(kept, table),
-        )
-
-    def _others(self, kept: Kept, table: Mapping[str, Entry]) -> tuple[Entry, ...]:
-        header = kept.target.probe
-        if header is None:
-            return ()
-        return tuple(
-            entry
-            for entry in table.values()
-            if not self.ledger.owns(entry) and entry.catches(header)
         )
 
     def _fingerprint(self, kept: Kept, table: Mapping[str, Entry]) -> tuple[Entry, ...]:
-        """The enabled entries that catch the target's programs, ours and others', in a fixed
-        order."""
+        """The enabled entries that catch the target's programs, in the order in which the kernel
+        tries them: the newest first, which is how it lists them (measured on 6.18)."""
         header = kept.target.probe
         if header is None:
             names = {record.name for record in self.ledger.of(kept.target.name)}
-            return tuple(entry for name, entry in sorted(table.items()) if name in names)
-        return tuple(entry for _, entry in sorted(table.items()) if entry.catches(header))
+            return tuple(entry for name, entry in table.items() if name in names)
+        return tuple(entry for entry in table.values() if entry.catches(header))
 
-    def _reconcile_one(self, kept: Kept, table: Mapping[str, Entry], why: str) -> None:
+    def _reconcile_one(self, kept: Kept, table: Mapping[str, Entry]) -> None:
+        if time.monotonic() < kept.retry_at:
+            return
         now = self._situation(kept, table)
         actions = plan(now)
-        if not actions:
-            for name in now.lost:
-                self.ledger.drop(name)
-            return
-        if (
-            now.lost
-            and any(isinstance(action, Register) for action in actions)
-            and self._held(kept)
-        ):
+        if any(_undoes(action, now) for action in actions) and self._held(kept):
             return
         for action in actions:
-            self._carry_out(kept, now, action, why)
-        kept.fingerprint = None
+            self._carry_out(kept, now, action)
+        for name in now.lost:  # what took its place, if anything, stands under its own name
+            record = self.ledger.get(name)
+            if record is not None and name not in self.instance.names():
+                self.ledger.drop(name)
+        if actions:
+            kept.fingerprint = None
+        kept.refused, kept.retry_at, kept.delay = "", 0.0, 0.0
 
     def _held(self, kept: Kept) -> bool:
         """Whether a repair has to wait, because somebody keeps undoing it."""
+        if kept.pardoned:
+            kept.pardoned = False
+            return False
         now = time.monotonic()
         if now < kept.held_until:
             return True
@@ -242,39 +266,26 @@ class Keeper:
         if not wait:
             return False
         kept.held_until = now + wait
-        count = kept.patience.in_last_minute()
+        name, count = kept.target.name, kept.patience.in_last_minute()
         kept.reason = (
-            f"somebody keeps removing the entry ({count} times in the last minute);"
+            f"somebody keeps removing or disabling the entry ({count} times in the last minute);"
             f" the next repair is in {wait:.0f} s"
         )
-        self._emit("contended", kept.target.name, kept.reason)
-        log.warning("%s: %s", kept.target.name, kept.reason)
-        name = kept.target.name
-        if name in self._later:
-            self._later.pop(name).cancel()
-        self._later[name] = asyncio.get_running_loop().call_later(wait + 0.01, self._again, name)
+        self._emit("contended", name, kept.reason)
+        self._later.call(name, wait + 0.01, partial(self._pardon, kept))
         return True
 
-    def _again(self, name: str) -> None:
-        self._later.pop(name, None)
-        kept = self.kept[name]
-        kept.held_until = 0.0
-        table = self.instance.entries()
-        now = self._situation(kept, table)
-        for action in plan(now):
-            with contextlib.suppress(MaidError):
-                self._carry_out(kept, now, action, "waited")
-        kept.fingerprint = None
-        self._observe(kept, self.instance.entries())
-        self._notify()
+    def _pardon(self, kept: Kept) -> None:
+        """The wait is over: the next repair is made, however little patience there is."""
+        kept.held_until, kept.pardoned = 0.0, True
+        self.reconcile("waited")
+        kept.pardoned = False
 
-    def _carry_out(self, kept: Kept, now: Situation, action: Action, why: str) -> None:
+    def _carry_out(self, kept: Kept, now: Situation, action: Action) -> None:
         name = kept.target.name
         match action:
             case Register(offer, entry_name, healing):
-                for lost in now.lost:
-                    self.ledger.drop(lost)
-                self._register(kept, offer, entry_name, now)
+                self._register(offer, entry_name)
                 if healing:
                     kept.heals += 1
                     self.counters.heals += 1
@@ -288,10 +299,7 @@ class Keeper:
                 else:
                     self._emit("registered", name, f"{entry_name}: {offer.path} ({offer.flags})")
             case Renew(record, offer, reason):
-                kept.reranked = (
-                    self._fingerprint(kept, self.instance.entries()) if now.newer else None
-                )
-                self._renew(kept, record, offer, now)
+                self._renew(record, offer, now)
                 self.counters.renewals += 1
                 self._emit("renewed", name, f"{record.name}: {reason}")
             case SwitchOn(record):
@@ -305,26 +313,29 @@ class Keeper:
                     self._emit("removed", name, f"{record.name}: {reason}")
                 self.ledger.drop(record.name)
 
-    def _register(self, kept: Kept, offer: Offer, name: str, now: Situation) -> None:
-        self.ledger.put(offer.record(name, tuple(entry.name for entry in now.others)))
+    def _register(self, offer: Offer, name: str) -> None:
+        before = self.ledger.get(name)
+        self.ledger.put(offer.record(name))
         try:
             self.instance.add(offer.entry(name))
-        except RegistrationError:
-            self.ledger.drop(name)
+        except (MaidError, OSError):
+            if before is None:
+                self.ledger.drop(name)
+            else:
+                self.ledger.put(before)  # still lost, and still to be repaired
             raise
         self.counters.registrations += 1
-        kept.newer = frozenset()
 
-    def _renew(self, kept: Kept, record: Record, offer: Offer, now: Situation) -> None:
+    def _renew(self, record: Record, offer: Offer, now: Situation) -> None:
         """NAME.next first, then the old one goes, NAME comes anew and NAME.next goes: at every
         moment one of ours is there."""
         between = f"{record.name}{NEXT}"
         if between in now.taken and self.ledger.get(between):
             self.instance.remove(offer.record(between).entry())
-        self._register(kept, offer, between, now)
+        self._register(offer, between)
         self.instance.remove(record.entry())
         self.ledger.drop(record.name)
-        self._register(kept, offer, record.name, now)
+        self._register(offer, record.name)
         self.instance.remove(offer.entry(between))
         self.ledger.drop(between)
 
@@ -333,24 +344,22 @@ class Keeper:
     def _observe(self, kept: Kept, table: Mapping[str, Entry]) -> None:
         """Note what serves now, and have it probed where that is not known yet."""
         fingerprint = self._fingerprint(kept, table)
-        others = [entry for entry in fingerprint if not self.ledger.owns(entry)]
-        mine = [entry for entry in fingerprint if self.ledger.owns(entry)]
-        newer = [entry for entry in others if entry.name in kept.newer]
-        first = newer or mine or others
-        kept.serving = first[-1] if first else None
-        kept.owner = None if not first else "other" if first[-1] in others else "maid"
+        kept.serving = fingerprint[0] if fingerprint else None
+        kept.owner = None
+        if kept.serving is not None:
+            kept.owner = "maid" if self.ledger.owns(kept.serving) else "other"
         kept.offer = self._offer_behind(kept)
         if kept.owner == "other":
-            kept.adopted = frozenset(entry.name for entry in others)
+            others = (entry.name for entry in fingerprint if not self.ledger.owns(entry))
+            kept.adopted = frozenset(others)
         if fingerprint == kept.fingerprint and kept.result is not None:
             return
         kept.result, kept.fingerprint = None, None
-        if not fingerprint:
-            if not kept.held_until or time.monotonic() >= kept.held_until:
-                kept.reason = kept.choice.problem
-            return
-        kept.reason = ""
-        self.probe_soon(kept.target.name)
+        if fingerprint:
+            kept.reason = ""
+            self.probe_soon(kept.target.name)
+        elif time.monotonic() >= kept.held_until:
+            kept.reason = kept.refused or kept.choice.problem
 
     def _offer_behind(self, kept: Kept) -> Offer | None:
         """The offer that our serving entry is a registration of."""
@@ -367,8 +376,10 @@ class Keeper:
 
     async def _probe_until_settled(self, kept: Kept) -> None:
         while self._watch is not None:
-            before = self._fingerprint(kept, self.instance.entries())
+            table = self.instance.entries()
+            before = self._fingerprint(kept, table)
             if not before:
+                self._observe(kept, table)
                 return
             result = await self._probe(kept)
             if self._fingerprint(kept, self.instance.entries()) != before:
@@ -377,18 +388,31 @@ class Keeper:
             kept.result, kept.fingerprint = result, before
             if result.ok:
                 self.counters.probes_ok += 1
-                kept.reason = self._remark(kept)
+                kept.doubts, kept.reason = 0, self._remark(kept)
             else:
                 self.counters.probes_failed += 1
+                kept.doubts += 1
                 kept.reason = result.error
-                self._emit("probe failed", kept.target.name, result.error)
-                self._give_up_offer(kept, result)
+                self._on_failure(kept, result)
             if previous is None or previous.ok != result.ok:
                 self._emit("ready" if result.ok else "failed", kept.target.name, result.error)
             # The task must not count as running when this leads to another probe.
             kept.probing = None
             self.reconcile("a probe ended")
             return
+
+    def _on_failure(self, kept: Kept, result: ProbeResult) -> None:
+        """What a failed probe leads to: another one, if it says nothing yet; else another offer."""
+        name = kept.target.name
+        self._emit("probe failed", name, result.error)
+        if result.cause in PASSING:  # nothing in the table would ever wake us
+            seconds = min(60.0, 2.0**kept.doubts)
+            self._later.call(f"probe {name}", seconds, partial(self.probe_soon, name))
+        if kept.doubtful or kept.offer is None or len(kept.offers()) < 2:
+            return
+        # Our own entry serves and fails: the next best offer takes its place.
+        kept.failed[kept.offer.path] = result.error
+        self._emit("fell back", name, self._remark(kept))
 
     async def _probe(self, kept: Kept) -> ProbeResult:
         caught = Caught(kept.serving, kept.offer.interpreter.static if kept.offer else None)
@@ -398,21 +422,10 @@ class Keeper:
                 user = self._open_user()
             return await self._prober.probe(kept.target, user, caught)
         except (MaidError, OSError) as error:
-            return ProbeResult("exec", False, 0.0, str(error))
+            return ProbeResult("exec", False, 0.0, str(error), Cause.NOT_RUN)
         finally:
             if user >= 0:
                 os.close(user)
-
-    def _give_up_offer(self, kept: Kept, result: ProbeResult) -> None:
-        """Our own entry serves and fails: the next best offer, if there is one, takes its place."""
-        if kept.offer is None or len(kept.offers()) < 2:
-            return
-        kept.failed[kept.offer.path] = result.error
-        self._emit(
-            "fell back",
-            kept.target.name,
-            f"{kept.offer.path} failed its probe ({result.error}); the plain interpreter serves",
-        )
 
     def _remark(self, kept: Kept) -> str:
         if kept.failed:
@@ -437,16 +450,17 @@ class Keeper:
             await asyncio.sleep(0)
 
     async def probe_now(self, names: Iterable[str]) -> None:
-        """Execute the probes of these targets anew and wait for the verdicts."""
-        tasks = []
-        for name in names:
-            kept = self.kept[name]
-            if kept.probing is None or kept.probing.done():
-                kept.fingerprint = None
-                self.probe_soon(name)
-            tasks.append(kept.probing)
-        await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
-        await self.settle()
+        """Execute the probes of these targets anew and wait for the verdicts.
+
+        What was known of them holds until then. The probes go on when the waiting is cancelled:
+        others may wait for them too.
+        """
+        wanted = [self.kept[name] for name in names]
+        for kept in wanted:
+            self.probe_soon(kept.target.name)
+        while tasks := [k.probing for k in wanted if k.probing and not k.probing.done()]:
+            await asyncio.wait(tasks)
+            await asyncio.sleep(0)
 
     async def changed(self) -> None:
         """Wait for the next change of anything that is kept."""
@@ -455,3 +469,15 @@ class Keeper:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _undoes(action: Action, now: Situation) -> bool:
+    """Whether an action undoes what somebody else has done: then it can become a fight."""
+    match action:
+        case SwitchOn():
+            return True
+        case Register():
+            return bool(now.lost)
+        case Renew():
+            return action.for_rank
+    return False

@@ -38,7 +38,6 @@ class Record(msgspec.Struct, frozen=True):
     inode: int
     sha256: str
     baked: bool
-    older: tuple[str, ...] = ()
 
     def entry(self) -> Entry:
         """The registration as the kernel should show it."""

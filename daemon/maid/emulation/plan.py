@@ -34,11 +34,13 @@ class Register:
 
 @dataclass(frozen=True)
 class Renew:
-    """Replace our entry `record` by one of `offer` without a moment in which nothing serves."""
+    """Replace our entry `record` by one of `offer` without a moment in which nothing serves.
+    `for_rank`: it is the same, and only has to become the newest, which the kernel tries first."""
 
     record: Record
     offer: Offer
     reason: str
+    for_rank: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,7 @@ class Situation:
     else's that catch the target's programs, the newer ones (registered after ours) in `newer`.
     `taken`: every name in the table; `avoided`: names under which somebody else's entry served
     until it went, and may be about to come back (systemd-binfmt empties the table and fills it
-    again, and fails where a name is taken). `reranked`: ours was made the newest for this
-    arrangement already, which did not help.
+    again, and fails where a name is taken).
     """
 
     target: str
@@ -92,7 +93,6 @@ class Situation:
     avoided: frozenset[str]
     verdict: Verdict
     prefer: Prefer
-    reranked: bool = False
 
 
 def plan(now: Situation) -> list[Action]:
@@ -120,8 +120,8 @@ def plan(now: Situation) -> list[Action]:
     if not entry.enabled:
         return [SwitchOn(record), *actions]
     ours_first = now.prefer is Prefer.OWN or now.verdict is Verdict.FAILS
-    if now.newer and ours_first and not now.reranked and best:
-        return [Renew(record, best, f"{now.newer[0].name} was registered before it"), *actions]
+    if now.newer and ours_first and best:
+        return [Renew(record, best, f"{now.newer[0].name} came before it", True), *actions]
     return actions
 
 

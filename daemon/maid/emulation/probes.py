@@ -39,6 +39,10 @@ class Cause(StrEnum):
     NOT_RUN = "not run"
 
 
+PASSING = frozenset({Cause.TIMEOUT, Cause.NOT_RUN})
+"""Causes that may be over by themselves: a machine that is very busy, too many open files."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One program's end: `errno` is that of the execve that failed, or 0; `signal` or `status` say
