@@ -18,6 +18,7 @@ from keeping import (
 )
 
 from maid import kernel
+from maid.binfmt.instance import Instance
 from maid.emulation.emulators import Choice
 from maid.emulation.patience import Patience
 from maid.emulation.targets import PROBE_STATUS
@@ -211,6 +212,32 @@ def test_a_lost_namespace_alone_is_made_anew(tmp_path: Path) -> None:
             kernel.detach(kept.pinned.user)
             await kept.until(kept.pinned.alive, "the namespace is pinned again")
             await whole_again(kept, tmp_path)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("broken", ["silent", "refused"])
+def test_where_inotify_does_not_tell_the_table_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Older kernels were not measured: what inotify does there is found out at the start."""
+
+    def watch(instance: Instance) -> int:
+        if broken == "refused":
+            raise OSError(24, "Too many open files")
+        quiet = tmp_path / "quiet"
+        quiet.mkdir(exist_ok=True)
+        return kernel.inotify(str(quiet), kernel.IN_MODIFY)
+
+    monkeypatch.setattr(Instance, "watch", watch)
+    monkeypatch.setattr("maid.emulation.watch.POLL", 0.1)
+
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path)) as kept:
+            write(kept, "qemu-s390x", "-1")
+            await whole_again(kept, tmp_path)
+            write(kept, "qemu-aarch64", "0")
+            await kept.until(lambda: kept.table()["qemu-aarch64"].enabled, "it is enabled")
 
     asyncio.run(scenario())
 

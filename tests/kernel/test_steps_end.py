@@ -98,7 +98,8 @@ def test_a_supervisor_that_is_killed_while_it_starts_leaves_no_container(
     for delay in range(12):
         with running(daemon, native, f"sleep {marked.seconds}") as (client, identifier, _):
             with daemon.client() as other:
-                pid = other.call("io.maid.Steps.List")["steps"][0]["pid"]
+                steps = other.call("io.maid.Steps.List")["steps"]
+            pid = next(step["pid"] for step in steps if step["id"] == identifier)
             time.sleep(delay * 0.001)
             os.kill(pid, signal.SIGKILL)
             assert finished(client)["outcome"] == "lost"

@@ -72,8 +72,10 @@ async def deep_checks(machine: Machine, target: Target) -> AsyncIterator[CheckRe
     except (MaidError, OSError) as error:
         yield CheckResult("deep", False, 0.0, str(error))
         return
-    user = pinned.open_user() if pinned is not None else -1
+    user = -1
     try:
+        if pinned is not None:
+            user = pinned.open_user()
         outside = pinned.mapping.uid_outside(deep.OWNER) if pinned is not None else None
         prepared = await asyncio.to_thread(
             deep.prepare, directory, built, flags=flags, owner_outside=outside

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ from maid.emulation.emulators import Choice
 from maid.emulation.interpreters import IdentityCache, search_places
 from maid.emulation.keeper import Emit, Keeper
 from maid.emulation.ledger import Ledger
-from maid.emulation.probes import Prober, ProbeResult
+from maid.emulation.probes import Cause, Prober, ProbeResult
 from maid.emulation.status import PlatformStatus
 from maid.emulation.targets import TARGETS, Target, family_of_host, for_platform, own
 from maid.emulation.upgrades import Upgrades
@@ -72,6 +73,9 @@ class Machine:
         self.namespaces_problem = ""
         self._served_key = HOST if scope is Scope.HOST else ROOT
         self._own = own()
+        self._native: set[str] = set()
+        self._released = False
+        self._refresh_lock = asyncio.Lock()
         self._emit = emit
         self._cache = IdentityCache(config.paths.state)
         self._prober = Prober(str(config.paths.runtime / "probes"), config.emulation.probe_timeout)
@@ -100,6 +104,9 @@ class Machine:
         self._prober.write(TARGETS.values())
         pinned = self._root = self._pin(ROOT, namespace.identity())
         await self._probe_natives(family_of_host())
+        # What the kernel refuses is not native; a probe that only failed is native, and failed.
+        refusals = (Cause.NO_ENTRY, Cause.REFUSED)
+        self._native = {n for n, r in self.natives.items() if r.cause not in refusals}
         await choosing
         if pinned is not None:
             self.tables[ROOT] = self._table(ROOT, pinned.instance, pinned)
@@ -152,6 +159,8 @@ class Machine:
         for table in self.tables.values():
             if table.pinned is not None:
                 table.pinned.release()
+        self.tables = {}
+        self.clean()
         for name in ("instances", "ledger", "probes", "steps"):
             shutil.rmtree(runtime / name, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -163,16 +172,32 @@ class Machine:
 
         `keep` are the keys that running steps use. Returns the names of the entries removed.
         """
-        removed: list[str] = []
+        self._released = True
+        used = set(keep)
+        for task in self._making.values():
+            task.cancel()
+        removed = self.served.keeper.release()
         for key, table in list(self.tables.items()):
-            names = table.keeper.release()
-            if table is self._served:
-                removed += names
-            if table.pinned is not None and key not in keep and table is not self._served:
-                table.keeper.stop()
-                table.pinned.release()
-                del self.tables[key]
+            if table is self._served or table.pinned is None or key in used:
+                continue  # a running step keeps what it needs
+            table.keeper.release()
+            table.keeper.stop()
+            table.pinned.release()
+            del self.tables[key]
+        self.clean(used)
         return removed
+
+    def clean(self, keep: Iterable[str] = ()) -> None:
+        """Unpin the instances of earlier daemons that nobody uses: neither this daemon nor a step,
+        whose keys are in `keep`."""
+        used = set(keep) | set(self.tables)
+        instances = self.config.paths.runtime / "instances"
+        for directory in instances.iterdir() if instances.is_dir() else ():
+            if directory.name in used:
+                continue
+            Pinned(str(directory), namespace.identity()).release()
+            ledger = self.config.paths.runtime / "ledger" / f"{directory.name}.json"
+            ledger.unlink(missing_ok=True)
 
     @property
     def served(self) -> Table:
@@ -197,7 +222,7 @@ class Machine:
 
     def is_native(self, name: str) -> bool:
         """Whether this machine runs programs of the target of that name by itself."""
-        return name == self._own or (name in self.natives and self.natives[name].ok)
+        return name == self._own or name in self._native
 
     async def _probe_natives(self, names: Iterable[str]) -> None:
         """Find out which of these targets the machine's CPU and kernel run by themselves.
@@ -205,7 +230,7 @@ class Machine:
         Only where no entry catches their programs: that can be tried in an instance of maid's own,
         whatever others have registered in the machine's.
         """
-        pinned = self._root
+        pinned = self._root if self._root is not None and self._root.alive() else None
         user = pinned.open_user() if pinned is not None else -1
         entries = (pinned.instance if pinned else Instance(HOST_PATH)).entries().values()
         try:
@@ -228,7 +253,7 @@ class Machine:
         directory = self._directory(key)
         try:
             return namespace.take_up(directory, mapping) or namespace.create(directory, mapping)
-        except MaidError as error:
+        except (MaidError, OSError) as error:
             self.namespaces_problem = str(error)
             log.warning("%s", error)
             return None
@@ -238,7 +263,7 @@ class Machine:
 
         def remount() -> None:
             if pinned is None:
-                kernel.mount_binfmt(HOST_PATH)
+                _mount_host()
                 return
             try:
                 pinned.mount_again()
@@ -269,7 +294,9 @@ class Machine:
         """
         if cpu:
             models = "+".join(f"{name}={model}" for name, model in sorted(cpu.items()))
-            key = f"{key}+{re.sub('[^A-Za-z0-9=.-]', '_', models)}"
+            # Part of a directory's name: readable, short, and another one for other models.
+            readable = re.sub("[^A-Za-z0-9=.-]", "_", models)[:80]
+            key = f"{key}+{readable}-{zlib.crc32(models.encode()):08x}"
         table = self.tables.get(key)
         if table is not None:
             return table
@@ -280,12 +307,17 @@ class Machine:
                 f"this step needs an instance of its own: {self.namespaces_problem}", "maid doctor"
             )
         if key not in self._making:
-            self._making[key] = asyncio.create_task(self._make(key, mapping, cpu or {}))
+            making = asyncio.create_task(self._make(key, mapping, cpu or {}))
+            making.add_done_callback(lambda _: self._making.pop(key, None))
+            self._making[key] = making
         try:
             return await asyncio.shield(self._making[key])
-        finally:
-            if key in self._making and self._making[key].done():
-                del self._making[key]
+        except asyncio.CancelledError:
+            if not self._released or key in self._making:
+                raise
+            raise NamespaceError(
+                "everything was released while the step was being prepared", "try again"
+            ) from None
 
     async def _make(self, key: str, mapping: Mapping | None, cpu: dict[str, str]) -> Table:
         choices, wanted = self.choices, self.wanted()
@@ -304,9 +336,9 @@ class Machine:
         pinned = namespace.take_up(directory, ids) or namespace.create(directory, ids)
         table = self._table(key, pinned.instance, pinned)
         table.cpu = cpu
+        self.tables[key] = table  # from now on a refresh or a release concerns it too
         table.keeper.start(choices, wanted)
         await table.keeper.settle()
-        self.tables[key] = table
         return table
 
     # Interpreters -------------------------------------------------------------------------------
@@ -319,27 +351,40 @@ class Machine:
         self._upgrades.watch(search_places(self.config), used)
 
     def _begin_refresh(self) -> None:
-        self._refreshing = asyncio.get_running_loop().create_task(self.refresh())
+        if not self._released:
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh_quietly())
+
+    async def _refresh_quietly(self) -> None:
+        try:
+            await self.refresh()
+        except (MaidError, OSError) as error:
+            self._emit("refused", "", f"interpreters could not be looked for: {error}")
 
     async def refresh(self, config: Config | None = None) -> None:
         """Look for interpreters again and bring every instance up to date, with a new configuration
-        if one is given (directories and socket stay as they are)."""
-        if config is not None:
-            self.config = config
-        await self._choose()
-        for table in list(self.tables.values()):
-            if not table.cpu:
-                table.keeper.update(self.choices, self.wanted())
-                continue
-            choices = await asyncio.to_thread(
-                emulators.choose,
-                [TARGETS[name] for name in table.cpu],
-                self.config,
-                self._cache,
-                table.cpu,
-            )
-            table.keeper.update(choices, list(table.cpu))
-        await self.served.keeper.settle()
+        if one is given (directories and socket stay as they are). What failed before gets another
+        chance then, and what was released is registered again."""
+        async with self._refresh_lock:
+            if config is not None:
+                self.config = config
+                self._released = False
+            anew = config is not None
+            await self._choose()
+            if self._released:
+                return
+            for table in list(self.tables.values()):
+                if not table.cpu:
+                    table.keeper.update(self.choices, self.wanted(), anew=anew)
+                    continue
+                choices = await asyncio.to_thread(
+                    emulators.choose,
+                    [TARGETS[name] for name in table.cpu],
+                    self.config,
+                    self._cache,
+                    table.cpu,
+                )
+                table.keeper.update(choices, list(table.cpu), anew=anew)
+            await self.served.keeper.settle()
         self._emit("refreshed", "", "interpreters were looked for again")
 
     # What can be said ---------------------------------------------------------------------------
@@ -430,3 +475,14 @@ class Machine:
                 "maid status shows all platforms; maid doctor says what to do",
             )
         return status
+
+
+def _mount_host() -> None:
+    """Mount the machine's own table where everybody looks for it."""
+    try:
+        kernel.mount_binfmt(HOST_PATH)
+    except OSError as error:
+        raise MaidError(
+            f"binfmt_misc cannot be mounted at {HOST_PATH}: {error.strerror}",
+            "modprobe binfmt_misc, and a /proc/sys that is writable: maid doctor",
+        ) from error

@@ -24,6 +24,12 @@ another."""
 NAMES = ("qemu-", "buildkit-qemu-", "box64", "box32", "FEXInterpreter", "rosetta")
 """How the files begin that are of interest; a directory of programs has many more."""
 
+EVENTS = (
+    *(kernel.IN_ATTRIB, kernel.IN_CLOSE_WRITE, kernel.IN_CREATE),
+    *(kernel.IN_MOVED_FROM, kernel.IN_MOVED_TO, kernel.IN_DELETE),
+)
+"""Coming, going, being written, linked or made executable; being read and executed is none."""
+
 
 class Upgrades:
     """Calls `changed` once, when interpreters have changed and it is quiet again."""
@@ -43,9 +49,7 @@ class Upgrades:
         wanted = {_directory(path) for path in (*places, *interpreters)}
         for place in wanted - set(self._watched.values()):
             with contextlib.suppress(OSError):
-                descriptor = kernel.inotify(
-                    place, kernel.IN_CLOSE_WRITE | kernel.IN_MOVED_TO | kernel.IN_DELETE
-                )
+                descriptor = kernel.inotify(place, sum(EVENTS))
                 self._watched[descriptor] = place
                 loop.add_reader(descriptor, self._on_files, descriptor)
 

@@ -112,6 +112,7 @@ class Core:
         taken_up = self.runner.recover()
         if taken_up:
             self.events.emit("taken up", "", f"{taken_up} steps of an earlier daemon go on")
+        self.machine.clean(keep={active.meta.table for active in self.runner.running()})
 
     async def choose_runtime(self) -> None:
         """Find out which OCI runtime works; without one, everything but steps does."""
@@ -159,7 +160,7 @@ class Core:
             started=self.started,
             socket=self._socket_path,
             instance=self._instance_prefix + self.machine.served.instance.path,
-            namespaces="root" in self.machine.tables,
+            namespaces=not self.machine.namespaces_problem,
             namespaces_problem=self.machine.namespaces_problem or None,
             runtime=runtime.name if runtime else None,
             runtime_version=runtime.version if runtime else None,

@@ -11,9 +11,13 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import time
 
 import msgspec
+
+# At once, not when it is needed: a container without a supervisor should not live that much longer.
+import psutil
 
 from maid.steps.cgroups import Limits
 from maid.steps.step import Outcome, Result
@@ -207,10 +211,6 @@ def kill_container(directory: str) -> None:
         return
     if handle < 0:
         return
-    import signal
-
-    import psutil
-
     try:
         with open(f"/proc/{pid}/status") as file:
             innermost = next((line.split()[-1] for line in file if line.startswith("NSpid:")), "")

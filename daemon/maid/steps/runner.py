@@ -168,6 +168,10 @@ class Runner:
                     "leave --cpu out",
                 )
             return await machine.table_for(caller.mapping, caller.key), "native", None
+        if not machine.config.emulation.serves(target.name, step.platform):
+            raise PlatformUnavailable(
+                f"{step.platform} is excluded by the configuration", "[emulation] in maid.toml"
+            )
         table = await machine.table_for(caller.mapping, caller.key, cpu)
         keeper = table.keeper
         kept = keeper.kept.get(target.name)
