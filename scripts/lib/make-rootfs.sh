@@ -7,13 +7,24 @@ lib=$(dirname "$0")
 . "$lib/common.sh"
 . "$lib/packages.sh"
 
+# mirror_in_lists: the archive that this machine's package lists are from; nothing without lists.
+mirror_in_lists() {
+    local format='$(RELEASE) $(REPO_URI)'
+    apt-get indextargets --format "$format" 'Created-By: Packages' 2>/dev/null |
+        sed -n "s/^$(os_release VERSION_CODENAME) //p" | head -n 1
+}
+
 # debian_mirror: the archive this machine installs from. The releases that it does not run itself
 # are in the same archive.
 debian_mirror() {
-    local uri format='$(RELEASE) $(REPO_URI)'
-    uri=$(apt-get indextargets --format "$format" 'Created-By: Packages' 2>/dev/null |
-        sed -n "s/^$(os_release VERSION_CODENAME) //p" | head -n 1)
-    printf '%s\n' "${uri:-http://deb.debian.org/debian}"
+    local uri
+    uri=$(mirror_in_lists)
+    if [[ -z $uri ]] && is_root; then
+        apt-get update >&2
+        uri=$(mirror_in_lists)
+    fi
+    [[ -n $uri ]] || die "this machine's package sources name no archive" "as root: apt-get update"
+    printf '%s\n' "$uri"
 }
 
 # apt_settings: how this machine reaches and trusts its archive (proxies, dates), for an apt that
@@ -27,8 +38,9 @@ apt_settings() {
 # packages in DIR/var/cache/apt/archives.
 extract_packages() {
     local suite=$1 architecture=$2 new=$3 keep=$4 mode=root skip=check/qemu,check/empty package
-    local includes=()
+    local includes=() mirror
     shift 4
+    mirror=$(debian_mirror)
     for package; do includes+=(--include="$package"); done
     # chrootless: the only mode that asks for no id but the caller's own.
     is_root || mode=chrootless
@@ -36,7 +48,7 @@ extract_packages() {
     find "$new" -mindepth 1 -delete # what a try with another suite left
     mmdebstrap --mode="$mode" --architectures="$architecture" --variant=extract --skip="$skip" \
         --aptopt='Acquire::Languages "none"' --aptopt=<(apt_settings) "${includes[@]}" \
-        "$suite" "$new" "$(debian_mirror)" || return
+        "$suite" "$new" "$mirror" || return
     rm -f "$new/etc/resolv.conf" "$new/etc/hostname" # this machine's, copied by mmdebstrap
 }
 
