@@ -357,7 +357,7 @@ static int machine_sys(void)
 
 void make_mounts(struct step *step)
 {
-	int overlay = step->changes >= 0, ids = -1, sys = -1, i;
+	int overlay = step->changes >= 0, ids = -1, sys = -1, init = -1, i;
 	char name[32];
 
 	own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
@@ -373,6 +373,8 @@ void make_mounts(struct step *step)
 		step->binds[i] = tree(step, step->binds[i], step->bind_readonly[i]);
 	if (step->sys)
 		sys = machine_sys();
+	if (step->init)
+		init = readonly_program(step->init);
 	if (ids >= 0)
 		close(ids);
 	if (unshare(CLONE_NEWNS) < 0)
@@ -388,6 +390,8 @@ void make_mounts(struct step *step)
 	}
 	if (sys >= 0)
 		attach(sys, "sys");
+	if (init >= 0)
+		attach(init, "init");
 	if (step->bind_count && mkdir(below("bind"), 0755) < 0 && errno != EEXIST)
 		fail("bind");
 	for (i = 0; i < step->bind_count; i++) {

@@ -21,6 +21,7 @@
  *   caller FD		the mount namespace in which the descriptors were opened, if it is another
  *   reopen 1		a descriptor of a mount namespace that cannot be entered is opened again by its
  *			path: for a daemon that has no more power than its caller
+ *   init PATH		the program that is to be the container's first process, attached at init
  *   sys 1		attach the machine's /sys, read-only, at sys/
  *   groups GID,...	the supplementary groups to run with; none of them if empty
  *   network FD		the network namespace to run in
@@ -224,9 +225,9 @@ static void kill_all(pid_t keep, struct rusage *usage, int *status)
  * itself a second time, from a copy that a container cannot write to (CVE-2019-5736, its
  * cloned_binary.c); here there is no need for it, which saves a tenth of a step's time.
  */
-static pid_t start(char **command, char **environment)
+static pid_t start(char **command, char **environment, int report)
 {
-	int program = readonly_program(command[0]), signal_number;
+	int program = fcntl(readonly_program(command[0]), F_DUPFD_CLOEXEC, 10), signal_number;
 	struct sigaction normal = { .sa_handler = SIG_DFL };
 	pid_t child;
 	sigset_t none;
@@ -240,11 +241,36 @@ static pid_t start(char **command, char **environment)
 			sigaction(signal_number, &normal, NULL);
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
+		/* The runtime hands descriptor 3 on to the first process (--preserve-fds 1). */
+		if (report == 3)
+			fcntl(report, F_SETFD, 0);
+		else
+			dup2(report, 3);
 		syscall(SYS_execveat, program, "", command, environment, AT_EMPTY_PATH);
 		_exit(127);
 	}
 	close(program);
 	return child;
+}
+
+/* What the container's first process says of its command: 's' or 'x' and a number, or 0. */
+static char said(int report, int *value)
+{
+	char line[32] = "", what = 0;
+
+	fcntl(report, F_SETFL, O_NONBLOCK);
+	if (read(report, line, sizeof(line) - 1) <= 0 || sscanf(line, "%c %d", &what, value) != 2)
+		return 0;
+	return what;
+}
+
+/* The log is where the runtime says why it could not start a command: here it is our part. */
+static void log_refusal(const char *command, int error)
+{
+	int file = open(below("log"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+	if (file >= 0)
+		dprintf(file, "exec %s: %s\n", command, strerror(error));
 }
 
 static pid_t container_pid(void)
@@ -332,6 +358,8 @@ static char **read_options(int argc, char **argv, struct step *step, struct limi
 			step->caller = descriptor(value);
 		else if (!strcmp(name, "reopen"))
 			step->reopen = number(value, 1);
+		else if (!strcmp(name, "init"))
+			step->init = value;
 		else if (!strcmp(name, "sys"))
 			step->sys = number(value, 1);
 		else if (!strcmp(name, "network"))
@@ -370,7 +398,7 @@ int main(int argc, char **argv, char **environment)
 	struct limits limits = { .network = -1 };
 	struct rusage usage = { 0 }, ignored;
 	pid_t runtime, container = 0;
-	int status = 0, unused, i;
+	int status = 0, unused, i, report[2], value;
 	sigset_t signals;
 	char **command;
 
@@ -406,7 +434,10 @@ int main(int argc, char **argv, char **environment)
 	if (limits.groups)
 		take_groups(limits.groups);
 
-	runtime = start(command, environment);
+	if (pipe2(report, O_CLOEXEC) < 0)
+		fail("pipe2");
+	runtime = start(command, environment, report[1]);
+	close(report[1]);
 	/* Whoever is at their other ends must see them closed when the step closes them. */
 	for (i = 0; i <= 2; i++)
 		close(i);
@@ -421,6 +452,15 @@ int main(int argc, char **argv, char **environment)
 		memset(&usage, 0, sizeof(usage));
 		if (wait_for(container, &status, &usage, &signals)) {
 			kill_all(0, &ignored, &unused);
+			switch (said(report[0], &value)) {
+			case 's':
+				write_end("signaled", value, &usage);
+				return 0;
+			case 'x':
+				log_refusal("the command", value);
+				write_end("refused", 1, &usage);
+				return 0;
+			}
 			if (WIFSIGNALED(status))
 				write_end("signaled", WTERMSIG(status), &usage);
 			else

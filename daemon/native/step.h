@@ -12,6 +12,7 @@ struct step {
 	int changes;		/* a directory with upper/ and work/: changes go there */
 	int caller;		/* the mount namespace in which the descriptors were opened */
 	int reopen;		/* whether a descriptor may be opened again by its path */
+	const char *init;	/* the container's first process, attached at init, or NULL */
 	int sys;		/* whether sys/ is wanted: the machine's /sys without what is mounted in it */
 	int owner, group;	/* whose overlay it is, or -1 for root */
 	const char *user_ids, *group_ids;	/* with an owner: the ids it has, as in uid_map, each as itself */

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from compiled import NATIVE
 
-HELPERS = {"maid-step": 0o755, "maid-enter": 0o755, "front.bin": 0o644}
+PROGRAMS = ("maid-step", "maid-enter", "maid-init")
+HELPERS = {**dict.fromkeys(PROGRAMS, 0o755), "front.bin": 0o644}
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_all_helpers_are_installed_and_work_without_libraries(
     libexec = tmp_path / "some libexec" / "maid"
     make(sources, f"LIBEXEC={libexec}")
     assert {path.name: path.stat().st_mode & 0o7777 for path in libexec.iterdir()} == HELPERS
-    for name in ("maid-step", "maid-enter"):
+    for name in PROGRAMS:
         headers = subprocess.run(
             ["readelf", "-lW", libexec / name], capture_output=True, text=True, check=True
         )

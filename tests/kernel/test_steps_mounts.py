@@ -34,7 +34,7 @@ def test_proc_is_the_steps_own_and_shows_nobody_else(daemon: Daemon, native: Pat
     script = "ls /proc | grep -c '^[0-9]'; cat /proc/1/cmdline | tr '\\0' ' '"
     count, command = shell(daemon, native, script).lines
     assert int(count) <= 5
-    assert command.startswith("/bin/sh -c ls /proc")
+    assert command.startswith("/dev/.maid-init /bin/sh -c ls /proc")
 
 
 @pytest.mark.parametrize("path", ["/proc/sys/kernel/hostname", "/proc/sys/vm/swappiness"])

@@ -24,8 +24,11 @@ wait $server; cat /tmp/got
 def test_within_a_step_without_network_a_connection_over_loopback_works(
     daemon: Daemon, native: Path
 ) -> None:
-    ran = shell(daemon, native, CONNECT, network="none", tmpfs=["/tmp"])
-    assert ran.stdout.splitlines()[-1] == "hello"
+    answers = []
+    for _ in range(3):  # nc may have closed before the other one has read
+        ran = shell(daemon, native, CONNECT, network="none", tmpfs=["/tmp"])
+        answers += ran.stdout.splitlines()[-1:]
+    assert "hello" in answers
 
 
 def test_without_network_there_is_no_interface_but_loopback(daemon: Daemon, native: Path) -> None:

@@ -1,7 +1,9 @@
 """What a step is: its platform, its command's surroundings, its streams and its exit status."""
 
+import json
 import os
 import select
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -307,3 +309,14 @@ def test_arguments_of_a_hundred_kilobytes_arrive(daemon: Daemon, native: Path) -
         daemon, native, "/bin/sh", "-c", "echo ${#1} ${#2}", "x", "a" * 100_000, "b" * 100_000
     )
     assert ran.lines == ["100000 100000"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_command_that_sends_itself_a_signal_dies_of_it(
+    daemon: Daemon, foreign: Path, number: int
+) -> None:
+    """As the first process of its pid namespace it could not, and QEMU would wait for ever."""
+    done = daemon.maid("run", "--rootfs", foreign, "--json", "--", "sh", "-c", f"kill -{number} $$")
+    result = json.loads(done.stdout)
+    assert (result["outcome"], result["signal"]) == ("signaled", number)
+    assert done.returncode == 128 + number

@@ -97,8 +97,8 @@ def test_crun_does_not_execute_itself_twice(daemon: Daemon, native: Path) -> Non
     assert run(daemon, native, "/bin/true").status == 0
     strace.terminate()
     strace.wait()
-    # The supervisor, the runtime, the command.
-    assert log.read_text().count(" exec") == 3, log.read_text()
+    # The supervisor, the runtime, the first process, the command.
+    assert log.read_text().count(" exec") == 4, log.read_text()
 
 
 def test_mounts_in_a_bind_source_are_bound_too(native: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def mounts(document: Any) -> dict[str, tuple[str, str, list[str]]]:
 def test_the_command_and_its_surroundings() -> None:
     step = dataclasses.replace(STEP, environment={"A": "B"}, cwd="/w", user=3, group=4)
     process = made(step)["process"]
-    assert process["args"] == ["/bin/sh", "-c", "true"]
+    assert process["args"] == ["/dev/.maid-init", "/bin/sh", "-c", "true"]
     assert "A=B" in process["env"]
     assert process["cwd"] == "/w"
     assert process["user"] == {"uid": 3, "gid": 4, "umask": 0o022}

@@ -17,7 +17,7 @@ from maid.emulation.targets import TARGETS, Target, for_platform, own
 from maid.errors import MaidError
 from maid.platforms import COMMON, Platform
 
-HELPERS = ("maid-step", "maid-enter", "front.bin")
+HELPERS = ("maid-step", "maid-enter", "maid-init", "front.bin")
 """What `make -C daemon/native` builds."""
 
 _UNIFIED = "/sys/fs/cgroup/unified"

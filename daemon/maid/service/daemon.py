@@ -145,6 +145,9 @@ async def _serve(core: Core, bound: socket.socket) -> int:
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await starting
+        # What has begun to watch must not start anything while the loop ends.
+        await core.stop()
+        await asyncio.sleep(0.01)
         return 0
     starting.result()
 

@@ -56,6 +56,9 @@ READONLY = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigg
 """Docker's default masked and read-only paths (moby, oci/defaults.go). Under an identity map they
 are what stands between a step and the machine's sysctls, which belong to root by id."""
 
+INIT = "/dev/.maid-init"
+"""Where maid-init lies in a step: /dev is a tmpfs, so nothing is left in the root file system."""
+
 HOSTNAME = "maid"
 """A fixed name, so that a build which records its host's name gives the same bytes everywhere."""
 
@@ -97,7 +100,7 @@ def bundle(
         "process": {
             "terminal": False,
             "user": {"uid": step.user, "gid": step.group, "umask": 0o022},
-            "args": [*step.command],
+            "args": [INIT, *step.command],
             "env": [f"{key}={value}" for key, value in step.full_environment().items()],
             "cwd": step.cwd,
             "capabilities": held if step.user == 0 else {"bounding": capabilities},
@@ -127,10 +130,13 @@ def _mounts(
             "options": [*options.split(",")],
         }
 
+    # The command must not be the first process of its pid namespace: it could not die of a signal.
+    init = mount(INIT, "none", f"{directory}/init", "bind,ro,nosuid,nodev")
     terminals = "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620"
     mounts = [
         mount("/proc", "proc", "proc", "nosuid,noexec,nodev"),
         mount("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
+        init,
         mount("/dev/pts", "devpts", "devpts", terminals + (",gid=5" if terminal_group else "")),
         mount("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=67108864"),
     ]

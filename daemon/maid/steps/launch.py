@@ -114,7 +114,11 @@ def spawn(
     """
     program = native.path("maid-step")
     kept = [given.rootfs, *given.binds]
-    options: list[tuple[str, object]] = [("directory", directory), ("rootfs", given.rootfs)]
+    options: list[tuple[str, object]] = [
+        ("directory", directory),
+        ("rootfs", given.rootfs),
+        ("init", native.path("maid-init")),
+    ]
     for name, descriptor in (
         ("changes", given.changes),
         ("network", network),

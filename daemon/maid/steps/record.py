@@ -28,7 +28,7 @@ _NOT_EXECUTABLE = re.compile(
 )
 
 FILES = ("step.json", "config.json", "result", "result.new", "supervisor", "pid", "log")
-PLACES = ("rootfs", "lower", "changes", "sys")
+PLACES = ("rootfs", "lower", "changes", "sys", "init")
 
 
 class Meta(msgspec.Struct, frozen=True):

@@ -55,6 +55,7 @@ class Runtime:
             *manager,
             "run",
             "--detach",
+            *("--preserve-fds", "1"),
             *("--pid-file", f"{directory}/pid"),
             *("--bundle", directory),
             identifier,
@@ -145,7 +146,7 @@ async def _trial(runtime: Runtime, directory: str, pinned: Pinned | None) -> str
         hide = ["hide", runtime.hide] if runtime.hide else []
         process = await asyncio.create_subprocess_exec(
             *(program, "directory", trial, "rootfs", str(root), "sys", "1", "timeout", "8000"),
-            *(*hide, "--"),
+            *("init", native.path("maid-init"), *hide, "--"),
             *runtime.run_command("maid-trial", trial),
             pass_fds=(root,),
             stdin=asyncio.subprocess.DEVNULL,

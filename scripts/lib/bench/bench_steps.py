@@ -8,6 +8,7 @@ calls it, and also told to make no cgroup, as maid calls it: that is the stricte
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from common import MAID, aim, daemon, heading, hide_unified, median, row, spread, timed
 
+from maid import native
 from maid.binfmt.namespace import identity
 from maid.client import Client
 from maid.platforms import parse
@@ -41,6 +43,8 @@ def bare_bundle(directory: Path, instance: str) -> None:
         resolver=os.path.exists("/etc/resolv.conf"),
         terminal_group=True,
     )
+    # What maid-step would have attached there.
+    shutil.copy(native.path("maid-init"), directory / "init")
     document["root"] = {"path": TREE, "readonly": False}
     (directory / "config.json").write_text(json.dumps(document))
 
