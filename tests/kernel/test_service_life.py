@@ -318,3 +318,17 @@ def test_sighup_reloads_and_a_broken_configuration_does_not_end_it() -> None:
         assert until(lambda: "the configuration was read again" in daemon.text())
         assert daemon.answers()
         assert "Traceback" not in daemon.text()
+
+
+def test_a_daemon_that_cannot_start_leaves_no_directory(tmp_path: Path) -> None:
+    """Its socket is a directory: nothing can be served there."""
+    (tmp_path / "s").mkdir()
+    config = tmp_path / "maid.toml"
+    config.write_text(f'[paths]\nruntime = "{tmp_path}/run/one"\nstate = "{tmp_path}/state"\n')
+    done = subprocess.run(
+        [MAID, "--config", config, "daemon", "--scope", "private", "--socket", tmp_path / "s"],
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    assert not (tmp_path / "run/one").exists()

@@ -23,7 +23,7 @@ from asyncvarlink import VarlinkInterfaceRegistry
 from asyncvarlink.serviceinterface import VarlinkServiceInterface
 
 from maid import __version__
-from maid.config import Config, Scope, load
+from maid.config import Config, Paths, Scope, load
 from maid.errors import MaidError
 from maid.service import interfaces, listener, step_interface
 from maid.service.access import Peer, give_to_group
@@ -101,9 +101,21 @@ def _only_one(runtime: Path) -> Iterator[None]:
                 f"another maid daemon is using {runtime}",
                 "maid status shows it; give this one another --socket, or stop that one",
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            _remove_unused(runtime)
     finally:
         os.close(lock)
+
+
+def _remove_unused(runtime: Path) -> None:
+    """A daemon that came to nothing leaves no directory. One with more than the lock in it is
+    the next daemon's, and the service's is systemd's."""
+    with contextlib.suppress(OSError):
+        if os.listdir(runtime) == ["lock"] and runtime != Paths().runtime:
+            (runtime / "lock").unlink()
+            runtime.rmdir()
 
 
 @contextlib.contextmanager
