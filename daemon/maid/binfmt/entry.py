@@ -61,14 +61,6 @@ class Entry:
         mask = self.mask or b"\xff" * len(self.magic)
         return all((a ^ b) & m == 0 for a, b, m in zip(window, self.magic, mask, strict=True))
 
-    def overlaps(self, magic: bytes, mask: bytes) -> bool:
-        """Whether some file would match both this entry and `magic` under `mask` (offset 0)."""
-        if self.kind != "M" or self.offset != 0:
-            return False
-        mine = self.mask or b"\xff" * len(self.magic)
-        pairs = zip(self.magic, mine, magic, mask, strict=False)
-        return all((a ^ b) & m & n == 0 for a, m, b, n in pairs)
-
     def register_line(self) -> bytes:
         """The line for the `register` file.
 

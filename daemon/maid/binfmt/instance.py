@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -173,12 +172,3 @@ def hidden_from_init(path: str, names: Iterable[str], root: str = "/proc/1/root"
     except PermissionError:
         return []
     return [name for name in names if not os.path.exists(f"{root}{path}/{name}")]
-
-
-_OWN_MOUNT = re.compile(r"^\d+ \d+ \S+ \S+ (\S+) .* - binfmt_misc ", re.MULTILINE)
-
-
-def mount_points() -> list[str]:
-    """Every place where a binfmt_misc is mounted in this mount namespace (/proc/self/mountinfo)."""
-    with open("/proc/self/mountinfo") as file:
-        return _OWN_MOUNT.findall(file.read())

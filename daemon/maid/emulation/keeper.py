@@ -287,7 +287,6 @@ class Keeper:
             case Register(offer, entry_name, healing):
                 self._register(offer, entry_name)
                 if healing:
-                    kept.heals += 1
                     self.counters.heals += 1
                     self._emit("healed", name, f"{entry_name} was gone and is registered again")
                 elif now.others:
@@ -304,7 +303,6 @@ class Keeper:
                 self._emit("renewed", name, f"{record.name}: {reason}")
             case SwitchOn(record):
                 if self.instance.switch_on(record.entry()):
-                    kept.heals += 1
                     self.counters.heals += 1
                     self._emit("healed", name, f"{record.name} was disabled and is enabled again")
             case Remove(record, reason):

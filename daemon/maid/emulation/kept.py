@@ -39,7 +39,6 @@ class Kept:
     owner: str | None = None
     offer: Offer | None = None
     reason: str = ""
-    heals: int = 0
     adopted: frozenset[str] = frozenset()
     patience: Patience = field(default_factory=Patience)
     held_until: float = 0.0
