@@ -340,24 +340,37 @@ static void mount_overlay_apart(const struct step *step)
 
 /* All of it ---------------------------------------------------------------------------------- */
 
-/* /sys as it is, read-only, without the cgroups, debugfs and others mounted in it. */
-static int machine_sys(void)
+/* A directory of the machine's, read-only and with `attributes`, without what is mounted in it. */
+static int readonly_directory(int at, const char *path, unsigned int flags, uint64_t attributes)
 {
-	int copy = copy_tree(AT_FDCWD, "/sys", 0), recursive = 0;
+	int copy = copy_tree(at, path, flags);
 
 	if (copy < 0 && errno == EINVAL) {
-		recursive = AT_RECURSIVE;	/* in a user namespace its parts may not be taken apart */
-		copy = copy_tree(AT_FDCWD, "/sys", AT_RECURSIVE);
+		flags |= AT_RECURSIVE;	/* in a user namespace its parts may not be taken apart */
+		copy = copy_tree(at, path, flags);
 	}
-	if (copy < 0 || set_attributes(copy, recursive,
-				       ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC, 0) < 0)
-		fail("/sys");
+	if (copy < 0 || set_attributes(copy, flags & AT_RECURSIVE, ATTR_RDONLY | attributes, 0) < 0)
+		fail(*path ? path : "the native store");
+	return copy;
+}
+
+/* /sys as it is, without the cgroups, debugfs and others mounted in it. */
+static int machine_sys(void)
+{
+	return readonly_directory(AT_FDCWD, "/sys", 0, ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC);
+}
+
+static int native_store(int descriptor)
+{
+	int copy = readonly_directory(descriptor, "", AT_EMPTY_PATH, ATTR_NOSUID | ATTR_NODEV);
+
+	close(descriptor);
 	return copy;
 }
 
 void make_mounts(struct step *step)
 {
-	int overlay = step->changes >= 0, ids = -1, sys = -1, init = -1, i;
+	int overlay = step->changes >= 0, ids = -1, sys = -1, init = -1, store = -1, i;
 	char name[32];
 
 	own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
@@ -375,6 +388,8 @@ void make_mounts(struct step *step)
 		sys = machine_sys();
 	if (step->init)
 		init = readonly_program(step->init);
+	if (step->store >= 0)
+		store = native_store(step->store);
 	if (ids >= 0)
 		close(ids);
 	if (unshare(CLONE_NEWNS) < 0)
@@ -392,6 +407,10 @@ void make_mounts(struct step *step)
 		attach(sys, "sys");
 	if (init >= 0)
 		attach(init, "init");
+	if (store >= 0) {
+		attach(store, "store");
+		make_program_log();
+	}
 	if (step->bind_count && mkdir(below("bind"), 0755) < 0 && errno != EEXIST)
 		fail("bind");
 	for (i = 0; i < step->bind_count; i++) {

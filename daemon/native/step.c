@@ -22,6 +22,7 @@
  *   reopen 1		a descriptor of a mount namespace that cannot be entered is opened again by its
  *			path: for a daemon that has no more power than its caller
  *   init PATH		the program that is to be the container's first process, attached at init
+ *   store FD		the native store: attached read-only at store/, and a log of programs at programs/log
  *   sys 1		attach the machine's /sys, read-only, at sys/
  *   groups GID,...	the supplementary groups to run with; none of them if empty
  *   network FD		the network namespace to run in
@@ -56,18 +57,9 @@
 
 #include "step.h"
 
-#define MAX_CGROUPS 16
-
-/* What bounds a step; `network` is -1 for the machine's, `timeout` in milliseconds, 0 for none. */
-struct limits {
-	const char *cgroups[MAX_CGROUPS];
-	int cgroup_count;
-	int network;
-	long timeout;
-	const char *groups;
+static struct step step = {
+	.rootfs = -1, .changes = -1, .caller = -1, .store = -1, .owner = -1, .group = -1,
 };
-
-static const char *directory;
 static struct timespec begun;
 static pid_t supervisor;
 static int ended_by;	/* SIGTERM or SIGALRM once one came */
@@ -92,8 +84,8 @@ static void write_result(const char *format, ...)
 	va_end(arguments);
 	if (length >= (int)sizeof(line))
 		length = sizeof(line) - 1;
-	snprintf(from, sizeof(from), "%s/result.new", directory);
-	snprintf(to, sizeof(to), "%s/result", directory);
+	snprintf(from, sizeof(from), "%s/result.new", step.directory);
+	snprintf(to, sizeof(to), "%s/result", step.directory);
 	file = open(from, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (file < 0 || write(file, line, length) != length || rename(from, to) < 0)
 		_exit(126);
@@ -137,35 +129,11 @@ void fail(const char *what)
 	_exit(125);
 }
 
-static long number(const char *text, long limit)
-{
-	char *end;
-	long value;
-
-	errno = 0;
-	value = strtol(text, &end, 10);
-	if (!*text || *end || errno || value < 0 || value > limit) {
-		errno = EINVAL;
-		fail(text);
-	}
-	return value;
-}
-
-/* A descriptor that was handed over. It must not reach the runtime: only the standard streams do. */
-static int descriptor(const char *text)
-{
-	int value = number(text, INT_MAX);
-
-	if (fcntl(value, F_SETFD, FD_CLOEXEC) < 0)
-		fail("a descriptor that was not handed over");
-	return value;
-}
-
 const char *below(const char *name)
 {
 	static char path[512];
 
-	if (snprintf(path, sizeof(path), "%s/%s", directory, name) >= (int)sizeof(path)) {
+	if (snprintf(path, sizeof(path), "%s/%s", step.directory, name) >= (int)sizeof(path)) {
 		errno = ENAMETOOLONG;
 		fail(name);
 	}
@@ -286,6 +254,7 @@ static pid_t container_pid(void)
 
 static void write_end(const char *state, int status, const struct rusage *usage)
 {
+	tally_programs();
 	write_result("%s %d %ld %ld %ld %ld\n", state, status, microseconds_since_begin(),
 		     usage->ru_utime.tv_sec * 1000000L + usage->ru_utime.tv_usec,
 		     usage->ru_stime.tv_sec * 1000000L + usage->ru_stime.tv_usec, usage->ru_maxrss);
@@ -338,63 +307,8 @@ static void take_groups(const char *list)
 	free(groups);
 }
 
-static char **read_options(int argc, char **argv, struct step *step, struct limits *limits)
-{
-	const char *name, *value;
-	int i;
-
-	for (i = 1; i + 1 < argc && strcmp(argv[i], "--"); i += 2) {
-		name = argv[i];
-		value = argv[i + 1];
-		if (!strcmp(name, "directory"))
-			directory = step->directory = value;
-		else if (!directory)
-			break;	/* it comes first: nothing can be said without it */
-		else if (!strcmp(name, "rootfs"))
-			step->rootfs = descriptor(value);
-		else if (!strcmp(name, "changes"))
-			step->changes = descriptor(value);
-		else if (!strcmp(name, "caller"))
-			step->caller = descriptor(value);
-		else if (!strcmp(name, "reopen"))
-			step->reopen = number(value, 1);
-		else if (!strcmp(name, "init"))
-			step->init = value;
-		else if (!strcmp(name, "sys"))
-			step->sys = number(value, 1);
-		else if (!strcmp(name, "network"))
-			limits->network = descriptor(value);
-		else if (!strcmp(name, "owner"))
-			step->owner = number(value, INT_MAX);
-		else if (!strcmp(name, "group"))
-			step->group = number(value, INT_MAX);
-		else if (!strcmp(name, "user-ids"))
-			step->user_ids = value;
-		else if (!strcmp(name, "group-ids"))
-			step->group_ids = value;
-		else if (!strcmp(name, "groups"))
-			limits->groups = value;
-		else if (!strcmp(name, "timeout"))
-			limits->timeout = number(value, LONG_MAX);
-		else if (!strcmp(name, "hide"))
-			step->hide = value;
-		else if (!strncmp(name, "bind", 4) && step->bind_count < MAX_BINDS) {
-			step->bind_readonly[step->bind_count] = !strcmp(name, "bind-readonly");
-			step->binds[step->bind_count++] = descriptor(value);
-		} else if (!strcmp(name, "cgroup") && limits->cgroup_count < MAX_CGROUPS)
-			limits->cgroups[limits->cgroup_count++] = value;
-		else
-			break;
-	}
-	if (step->rootfs < 0 || i + 1 >= argc || strcmp(argv[i], "--") ||
-	    (step->owner >= 0 && (step->group < 0 || !step->user_ids || !step->group_ids)))
-		return NULL;
-	return argv + i + 1;
-}
-
 int main(int argc, char **argv, char **environment)
 {
-	struct step step = { .rootfs = -1, .changes = -1, .caller = -1, .owner = -1, .group = -1 };
 	struct limits limits = { .network = -1 };
 	struct rusage usage = { 0 }, ignored;
 	pid_t runtime, container = 0;

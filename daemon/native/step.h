@@ -1,8 +1,12 @@
-/* What the two halves of maid-step share: step.c runs and ends a step, mounts.c makes its mounts. */
+/*
+ * What the parts of maid-step share: options.c reads what is asked for, step.c runs and ends a step,
+ * mounts.c makes its mounts, programs.c says what was started in it.
+ */
 #ifndef MAID_STEP_H
 #define MAID_STEP_H
 
 #define MAX_BINDS 256
+#define MAX_CGROUPS 16
 
 /* What was asked for; descriptors are -1 where there is none. */
 struct step {
@@ -13,6 +17,7 @@ struct step {
 	int caller;		/* the mount namespace in which the descriptors were opened */
 	int reopen;		/* whether a descriptor may be opened again by its path */
 	const char *init;	/* the container's first process, attached at init, or NULL */
+	int store;		/* the native store's directory */
 	int sys;		/* whether sys/ is wanted: the machine's /sys without what is mounted in it */
 	int owner, group;	/* whose overlay it is, or -1 for root */
 	const char *user_ids, *group_ids;	/* with an owner: the ids it has, as in uid_map, each as itself */
@@ -21,8 +26,26 @@ struct step {
 	int bind_count;
 };
 
+/* What bounds a step; `network` is -1 for the machine's, `timeout` in milliseconds, 0 for none. */
+struct limits {
+	const char *cgroups[MAX_CGROUPS];
+	int cgroup_count;
+	int network;
+	long timeout;
+	const char *groups;
+};
+
+/* Reads the options; the command after them, or NULL when it makes no sense. */
+char **read_options(int argc, char **argv, struct step *step, struct limits *limits);
+
 /* Moves into a mount namespace of its own and makes everything that the bundle names. */
 void make_mounts(struct step *step);
+
+/* Makes the log of the step's programs in the step's mount namespace, at programs/log. */
+void make_program_log(void);
+
+/* Writes programs.txt, once nothing of the step runs any more; nothing where there is no log. */
+void tally_programs(void);
 
 /* A detached, read-only clone of the mount of the program at `path`, to be executed by descriptor. */
 int readonly_program(const char *path);

@@ -94,7 +94,7 @@ class Core:
         self.count_connections: Callable[[], int] = lambda: 0
         self.on_reload: Callable[[Config], None] = lambda _: None
         self.machine = Machine(config, scope, events.emit)
-        self.runner = Runner(self.machine, events.emit)
+        self.runner = Runner(self.machine, None, events.emit)
         self._config_file = config_file
         self._instance_prefix = instance_prefix
         self._socket_path = socket_path or str(config.socket.path)

@@ -27,8 +27,10 @@ from maid.service.refusals import (
     require,
     texts,
 )
+from maid.steps.accelerate import Accelerate
 from maid.steps.launch import Descriptors
 from maid.steps.runner import Active
+from maid.steps.serve import platform_of
 from maid.steps.step import Bind, Result, Step
 
 A_YEAR = 31_536_000.0
@@ -111,6 +113,7 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
         tmpfs: list[str] | None = None,
         cpu: str | None = None,
         accelerate: bool | None = None,
+        require_acceleration: bool | None = None,
     ) -> AsyncIterator[StepReply]:
         """Run `command` in the directory `rootfs` for `platform` (null: that of the programs in
         it).
@@ -155,7 +158,7 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
             seen = await runner.look(given.rootfs, command, environment or {})
             step = Step(
                 platform=(
-                    platforms.parse(platform).normalized() if platform else runner.platform_of(seen)
+                    platforms.parse(platform).normalized() if platform else platform_of(seen)
                 ),
                 command=tuple(command),
                 environment=environment or {},
@@ -171,7 +174,7 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
                 binds=tuple(Bind(b.destination, bool(b.readonly)) for b in mounts),
                 tmpfs=tuple(tmpfs or ()),
                 cpu=cpu or "",
-                accelerate=accelerate is not False,
+                accelerate=_wish(accelerate, require_acceleration),
             )
             begun: asyncio.Future[Active] = asyncio.get_running_loop().create_future()
             running = asyncio.ensure_future(
@@ -228,6 +231,14 @@ def _info(active: Active) -> StepInfo:
         interpreter=meta.interpreter,
         running=not active.done,
     )
+
+
+def _wish(accelerate: bool | None, required: bool | None) -> Accelerate:
+    if required and accelerate is False:
+        raise StepRefused("a step cannot be accelerated and not", "leave one of them out")
+    if required:
+        return Accelerate.REQUIRE
+    return Accelerate.OFF if accelerate is False else Accelerate.AUTO
 
 
 def _network(text: str) -> Network:

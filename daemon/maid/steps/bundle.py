@@ -59,6 +59,12 @@ are what stands between a step and the machine's sysctls, which belong to root b
 INIT = "/dev/.maid-init"
 """Where maid-init lies in a step: /dev is a tmpfs, so nothing is left in the root file system."""
 
+STORE = "/dev/.maid"
+"""Where the native store lies in a step; the front looks for it there."""
+
+PROGRAM_LOG = "/dev/.maid-log"
+"""The file in which the front notes what ran natively (native/programs.c)."""
+
 HOSTNAME = "maid"
 """A fixed name, so that a build which records its host's name gives the same bytes everywhere."""
 
@@ -72,6 +78,7 @@ def bundle(
     own_network: bool,
     resolver: bool,
     terminal_group: bool,
+    store: bool = False,
 ) -> dict[str, Json]:
     """The config.json of `step` in `directory`, where maid-step attaches what it names.
 
@@ -79,7 +86,7 @@ def bundle(
     the step runs in the daemon's own; `own_network`: the runtime is started in a network namespace
     that belongs to the step; `resolver`: give the step the machine's /etc/resolv.conf;
     `terminal_group`: group 5 exists inside (it owns terminals on Debian and most others, and devpts
-    takes it only if it is mapped).
+    takes it only if it is mapped); `store`: the native store is there, and a log of programs.
     """
     namespaces: list[Json] = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]
     linux: dict[str, Json] = {
@@ -106,7 +113,7 @@ def bundle(
             "capabilities": held if step.user == 0 else {"bounding": capabilities},
             "noNewPrivileges": False,
         },
-        "mounts": _mounts(step, directory, own_network, resolver, terminal_group),
+        "mounts": _mounts(step, directory, own_network, resolver, terminal_group, store),
         "linux": linux,
     }
 
@@ -121,6 +128,7 @@ def _mounts(
     own_network: bool,
     resolver: bool,
     terminal_group: bool,
+    store: bool,
 ) -> list[Json]:
     def mount(destination: str, kind: str, source: str, options: str) -> dict[str, Json]:
         return {
@@ -140,6 +148,11 @@ def _mounts(
         mount("/dev/pts", "devpts", "devpts", terminals + (",gid=5" if terminal_group else "")),
         mount("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=67108864"),
     ]
+    if store:
+        mounts += [
+            mount(STORE, "none", f"{directory}/store", "bind,ro,nosuid,nodev"),
+            mount(PROGRAM_LOG, "none", f"{directory}/programs/log", "bind,nosuid,nodev,noexec"),
+        ]
     if own_network:
         mounts.append(mount("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"))
     else:

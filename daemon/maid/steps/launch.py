@@ -29,7 +29,7 @@ from maid.steps.step import DEFAULT_PATH, Step
 class Descriptors:
     """What the caller handed over; the runner closes none of them. `changes` is a directory with
     upper/ and work/ for an overlay, or -1; `mount_namespace` is the caller's, where it is not the
-    daemon's, or -1."""
+    daemon's, or -1. `store` is not the caller's: the native store's directory, or -1."""
 
     stdin: int
     stdout: int
@@ -38,6 +38,7 @@ class Descriptors:
     changes: int = -1
     binds: tuple[int, ...] = ()
     mount_namespace: int = -1
+    store: int = -1
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,17 @@ def check_ids(step: Step, mapping: namespace.Mapping | None) -> None:
 
 
 def write_bundle(
-    step: Step, directory: str, instance: Pinned | None, own_network: bool, resolver: bool
+    step: Step,
+    directory: str,
+    instance: Pinned | None,
+    own_network: bool,
+    resolver: bool,
+    store: bool,
 ) -> None:
     """Make the step's directory and write its config.json there. Raises OSError.
 
     `instance` is the pinned one to join, None for the daemon's own namespace; `resolver`: the root
-    file system has a /etc/resolv.conf to mount the machine's on.
+    file system has a /etc/resolv.conf to mount the machine's on; `store`: there is a native one.
     """
     os.makedirs(os.path.dirname(directory), mode=0o711, exist_ok=True)
     # A mapped root must be able to reach rootfs/ in it, but need not list it.
@@ -93,6 +99,7 @@ def write_bundle(
         # A place for it would have to be made, which is no way to leave a rootfs alone.
         resolver=os.path.exists(rootfs.RESOLVER) and (resolver or not step.readonly),
         terminal_group=instance is None or instance.mapping.gid_outside(5) is not None,
+        store=store,
     )
     record.write(f"{directory}/config.json", msgspec.json.encode(document))
 
@@ -123,6 +130,7 @@ def spawn(
         ("changes", given.changes),
         ("network", network),
         ("caller", given.mount_namespace),
+        ("store", given.store),
     ):
         if descriptor >= 0:
             options.append((name, descriptor))

@@ -19,6 +19,7 @@ import msgspec
 # At once, not when it is needed: a container without a supervisor should not live that much longer.
 import psutil
 
+from maid.steps import programs
 from maid.steps.cgroups import Limits
 from maid.steps.step import Outcome, Result
 
@@ -27,8 +28,11 @@ _NOT_EXECUTABLE = re.compile(
     r"permission denied|not permitted|exec format error|is a directory", re.IGNORECASE
 )
 
-FILES = ("step.json", "config.json", "result", "result.new", "supervisor", "pid", "log")
-PLACES = ("rootfs", "lower", "changes", "sys", "init")
+FILES = (
+    *("step.json", "config.json", "result", "result.new", "supervisor", "pid", "log"),
+    programs.FILE,
+)
+PLACES = ("rootfs", "lower", "changes", "sys", "init", "store", "programs")
 
 
 class Meta(msgspec.Struct, frozen=True):

@@ -13,26 +13,25 @@ import logging
 import os
 import signal
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import msgspec
 
-from maid import kernel
 from maid.config import Network
-from maid.emulation.machine import Machine, Table
-from maid.emulation.targets import Target
-from maid.errors import AccessDenied, MaidError, PlatformUnavailable, StepRefused
-from maid.platforms import Platform
-from maid.steps import cgroups, launch, record, rootfs
+from maid.emulation.machine import Machine
+from maid.errors import AccessDenied, MaidError
+from maid.steps import accelerate, cgroups, launch, programs, record, rootfs, serve
+from maid.steps.accelerate import NativeStore
 from maid.steps.launch import Caller, Descriptors
 from maid.steps.network import Networks
 from maid.steps.places import Places
 from maid.steps.record import Meta
 from maid.steps.rootfs import Look
 from maid.steps.runtime import Runtime, RuntimeUnavailable, quietly
+from maid.steps.serve import Served
 from maid.steps.step import DEFAULT_PATH, Outcome, Result, Step, new_id
 
 log = logging.getLogger(__name__)
@@ -78,15 +77,21 @@ class Active:
 
 
 class Runner:
-    """Starts, watches, cancels and takes up steps. `emit` is told of ends: kind, target,
-    sentence."""
+    """Starts, watches, cancels and takes up steps. `emit` is told of ends: kind, target, sentence;
+    `store` is where native tools come from. `native` counts program starts by tool, of all steps
+    that have ended, and `emulated` those under QEMU where the front told of them."""
 
-    def __init__(self, machine: Machine, emit: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self, machine: Machine, store: NativeStore | None, emit: Callable[[str, str, str], None]
+    ) -> None:
         self.runtime: Runtime | None = None
         self.runtime_problem = "not tried yet"
         self.steps: dict[str, Active] = {}
         self.outcomes: dict[str, int] = defaultdict(int)
+        self.native: Counter[str] = Counter()
+        self.emulated = 0
         self._machine = machine
+        self._store = store
         self._emit = emit
         self._networks = Networks()
         self._places = Places()
@@ -111,7 +116,7 @@ class Runner:
         PlatformUnavailable, LimitReached, RuntimeUnavailable.
         """
         step.check()
-        self._check_rootfs(step, given, seen)
+        serve.check_rootfs(self._machine, step, given, seen)
         async with self._places.one(caller.uid, self._machine.config.steps):
             active = await self._start(step, caller, given, seen)
             started(active)
@@ -123,74 +128,17 @@ class Runner:
         programs = rootfs.candidates(command[0], path) if command else []
         return await rootfs.look_apart(root, programs)
 
-    def platform_of(self, seen: Look) -> Platform:
-        """The platform of a root file system for which none was named. Raises StepRefused."""
-        if seen.target is None or not seen.target.platforms:
-            raise StepRefused(
-                "no program in the root file system tells its platform", "name it: --platform"
-            )
-        # Of arm's three the newest: the programs do not say which they need.
-        return seen.target.platforms[-1]
-
-    def _check_rootfs(self, step: Step, given: Descriptors, seen: Look) -> None:
-        """Refuse a root file system of another platform."""
-        target = self._machine.find(step.platform)
-        if given.changes >= 0:
-            rootfs.require_directory(given.changes, "what the overlay writes to")
-            if kernel.filesystem_type(given.changes) == kernel.OVERLAYFS_MAGIC:
-                raise StepRefused(
-                    "the overlay directory lies on an overlay file system itself, on which the"
-                    " kernel makes no other",
-                    "give one elsewhere: a volume, or a tmpfs",
-                )
-        found = seen.target
-        if found is not None and found.emulator != target.emulator:
-            platforms = " or ".join(str(p) for p in found.platforms) or found.name
-            raise StepRefused(
-                f"the root file system is for {platforms}, not for {step.platform}",
-                f"run it with --platform {found.platforms[0] if found.platforms else '…'}, or give"
-                f" a root file system of {step.platform}",
-            )
-
-    async def _serve(
-        self, step: Step, target: Target, caller: Caller
-    ) -> tuple[Table | None, str, str | None]:
-        """The instance for the step, how it will run, and its interpreter.
-
-        Foreign platforms are ensured first: a probe whose verdict is about the entries as they are.
-        """
-        cpu = {target.name: step.cpu} if step.cpu else None
-        machine = self._machine
-        if machine.is_native(target.name):
-            if cpu:
-                raise StepRefused(
-                    f"{step.platform} is native here: there is no CPU model to choose",
-                    "leave --cpu out",
-                )
-            return await machine.table_for(caller.mapping, caller.key), "native", None
-        if not machine.config.emulation.serves(target.name, step.platform):
-            raise PlatformUnavailable(
-                f"{step.platform} is excluded by the configuration", "[emulation] in maid.toml"
-            )
-        table = await machine.table_for(caller.mapping, caller.key, cpu)
-        keeper = table.keeper
-        kept = keeper.kept.get(target.name)
-        if kept is None or not keeper.proven(target.name):
-            await machine.ensure(step.platform, table)
-            kept = keeper.kept[target.name]
-        if kept.serving is None:
-            raise PlatformUnavailable(f"nothing serves {step.platform}", "maid doctor")
-        return table, "emulated", kept.serving.interpreter
-
     async def _start(self, step: Step, caller: Caller, given: Descriptors, seen: Look) -> Active:
         if self.runtime is None:
             raise RuntimeUnavailable(
                 f"steps are not possible here: {self.runtime_problem}", "maid doctor"
             )
-        target = self._machine.find(step.platform)
-        table, via, interpreter = await self._serve(step, target, caller)
+        served = await serve.serve(self._machine, step, caller)
+        table = served.table
         pinned = table.pinned if table else None
         launch.check_ids(step, pinned.mapping if pinned else None)
+        if served.via == "emulated":
+            given = await self._with_store(step, given, served)
         identifier = new_id()
         directory = f"{self._directory}/{identifier}"
         plan = cgroups.plan(identifier, step.memory, step.cpus)
@@ -200,8 +148,8 @@ class Runner:
             platform=str(step.platform),
             command=step.command,
             started=time.time(),
-            via=via,
-            interpreter=interpreter,
+            via=served.via,
+            interpreter=served.interpreter,
             table=table.key if table else "",
             cgroups=plan.limits.directories if plan else (),
             peak_file=plan.limits.peak_file if plan else "",
@@ -210,7 +158,9 @@ class Runner:
         try:
             if step.network is Network.NONE:
                 network = await self._network(pinned.open_user() if pinned else -1)
-            launch.write_bundle(step, directory, pinned, network >= 0, seen.resolver)
+            launch.write_bundle(
+                step, directory, pinned, network >= 0, seen.resolver, given.store >= 0
+            )
             # Before anything of it exists: a daemon that comes after can then clean up all of it.
             record.write(f"{directory}/step.json", msgspec.json.encode(meta))
             if plan:
@@ -225,6 +175,17 @@ class Runner:
             if network >= 0:
                 os.close(network)
         return self._watch(meta, directory, pid, child=True)
+
+    async def _with_store(self, step: Step, given: Descriptors, served: Served) -> Descriptors:
+        """What the caller handed over, with the native store where the step is accelerated."""
+
+        def tell(reason: str) -> None:
+            self._emit("emulated", str(step.platform), reason)
+
+        store = await accelerate.native_store(
+            self._store, step.accelerate, given.rootfs, served.front, tell
+        )
+        return replace(given, store=store)
 
     async def _network(self, user: int) -> int:
         try:
@@ -263,7 +224,7 @@ class Runner:
         self._finish(active)
 
     def _finish(self, active: Active) -> None:
-        result = record.result(active.directory, active.meta)
+        result = self._counted(active, record.result(active.directory, active.meta))
         if result.outcome is Outcome.lost:
             record.kill_container(active.directory)
         active.finished.set_result(result)
@@ -274,6 +235,24 @@ class Runner:
         task = asyncio.get_running_loop().create_task(self._clean(active))
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
+
+    def _counted(self, active: Active, result: Result) -> Result:
+        """The result with the step's programs, where the front told of them."""
+        text = record.read_text(f"{active.directory}/{programs.FILE}")
+        if not text:
+            return result
+        counted = programs.parse(text)
+        names = self._store.tools_of(counted.native) if self._store else {}
+        native = programs.by_tool(counted, names)
+        if native:
+            self._emit(
+                "accelerated",
+                active.meta.platform,
+                f"{active.meta.id}: {programs.sentence(native, counted)}",
+            )
+        self.native.update(native)
+        self.emulated += counted.emulated
+        return replace(result, native=native, emulated=counted.emulated)
 
     async def _clean(self, active: Active) -> None:
         """Remove what a step leaves behind, its result not before somebody has taken it: a daemon

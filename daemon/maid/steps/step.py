@@ -13,6 +13,7 @@ from enum import StrEnum
 from maid.config import Network
 from maid.errors import StepRefused
 from maid.platforms import Platform
+from maid.steps.accelerate import Accelerate
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The PATH of a step that brings none: what Docker and BuildKit set for linux."""
@@ -66,7 +67,7 @@ class Step:
     binds: tuple[Bind, ...] = ()
     tmpfs: tuple[str, ...] = ()
     cpu: str = ""
-    accelerate: bool = True
+    accelerate: Accelerate = Accelerate.AUTO
 
     def check(self) -> None:
         """Raise StepRefused for what can never run, in words."""
@@ -144,7 +145,9 @@ class Result:
     """A step's end: `status` is what `maid run` exits with (the command's own, 128+N for signal N,
     125 maid failed, 126 not executable, 127 not found); `signal` is N or None; times in seconds;
     `peak_memory` in bytes (the largest process, or the whole step where it has a memory limit);
-    `via` and `interpreter` say how it ran."""
+    `via` and `interpreter` say how it ran. `native` counts the programs that ran natively, by tool,
+    and `emulated` those that QEMU ran; null where they were not counted (the step was not
+    accelerated)."""
 
     outcome: Outcome
     status: int
@@ -156,6 +159,8 @@ class Result:
     peak_memory: int
     via: str
     interpreter: str | None
+    native: dict[str, int] = field(default_factory=dict)
+    emulated: int | None = None
 
 
 def new_id() -> str:
