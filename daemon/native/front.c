@@ -36,23 +36,16 @@
  * - With argc 0 (only by hand, and before Linux 5.18) there is no argv[0] to
  *   put anything after: nothing is inserted.
  *
- * This code runs in every emulated process, setuid ones too. It makes no system
- * call, has no writable data, no relocations and no libc, and all its loops are
- * bounded by the params block or by the kernel's own terminators. What decides
- * before QEMU starts (a native stand-in for the program) belongs in front(),
- * before the arguments are inserted.
+ * Before that, a native program may stand in for the foreign one: front_native.c.
+ *
+ * This code runs in every emulated process, setuid ones too. It has no writable
+ * data, no relocations and no libc, and all its loops are bounded by the params
+ * block or by the kernel's own terminators.
  */
-#include <stddef.h>
-#include <stdint.h>
-
-typedef uintptr_t word;
+#include "front.h"
 
 #define MAX_ARGUMENTS	8
 #define TEXT_SIZE	1024
-
-/* uapi/linux/auxvec.h */
-#define AT_NULL		0
-#define AT_SECURE	23
 
 /* uapi/linux/elf-em.h */
 #if defined(__x86_64__)
@@ -74,13 +67,15 @@ struct params {
 	int64_t entry;		/* QEMU's entry point, relative to _start */
 	uint32_t count;		/* arguments, at most MAX_ARGUMENTS */
 	uint32_t room;		/* bytes in text */
+	uint64_t has_store;	/* 0: there is none, native programs are not looked for */
+	struct store store;
 	char text[TEXT_SIZE];	/* the arguments, each ended by a 0 */
 };
 
 static const struct params params
 __attribute__((section(".params"), used, aligned(16))) = {
 	.magic = "maid\177front\177args",
-	.version = 1,
+	.version = 2,
 	.machine = MACHINE,
 	.room = TEXT_SIZE,
 };
@@ -103,34 +98,11 @@ static const struct params *baked(void)
 	return p;
 }
 
-static int equal(const char *a, const char *b)
-{
-	while (*a && *a == *b)
-		a++, b++;
-	return *a == *b;
-}
-
-static int starts(const char *text, const char *prefix)
-{
-	while (*prefix)
-		if (*text++ != *prefix++)
-			return 0;
-	return 1;
-}
-
 static int is_set(char *const *envp, const char *name_and_equals)
 {
 	for (; *envp; envp++)
 		if (starts(*envp, name_and_equals))
 			return 1;
-	return 0;
-}
-
-static word auxiliary(const word *auxv, word type)
-{
-	for (; auxv[0] != AT_NULL; auxv += 2)
-		if (auxv[0] == type)
-			return auxv[1];
 	return 0;
 }
 
@@ -185,21 +157,24 @@ __attribute__((used)) struct onward front(word *sp)
 {
 	const struct params *p = baked();
 	struct onward onward = { sp, (word)_start + (word)p->entry };
-	char **envp = (char **)(sp + 1 + sp[0] + 1), **end = envp;
+	struct process process = { sp[0], (char **)(sp + 1), NULL, NULL };
 	const char *list[MAX_ARGUMENTS];
-	const word *auxv;
+	char **end;
 	int cpu_chosen;
 	size_t n;
 
-	if (sp[0] < 1)
+	if (process.argc < 1)
 		return onward;
-	while (*end)
-		end++;
-	auxv = (const word *)(end + 1);
-	cpu_chosen = !auxiliary(auxv, AT_SECURE) && is_set(envp, "QEMU_CPU=");
+	process.envp = process.argv + process.argc + 1;
+	for (end = process.envp; *end; end++)
+		;
+	process.auxv = (const word *)(end + 1);
+	if (p->has_store)
+		native(&process, &p->store);
+	cpu_chosen = !auxiliary(process.auxv, AT_SECURE, 0) && is_set(process.envp, "QEMU_CPU=");
 	n = wanted(p, cpu_chosen, list);
 	if (n)
-		onward.sp = insert(sp, auxv, list, n);
+		onward.sp = insert(sp, process.auxv, list, n);
 	return onward;
 }
 

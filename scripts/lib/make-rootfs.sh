@@ -149,11 +149,21 @@ make_systemd() {
         crun dbus iproute2 libnss-systemd python3 systemd systemd-sysv udev "${qemu[@]}"
 }
 
+# make_engines DIR: a native Debian 13 with the container engines of its time, for machines that have
+# older ones; they run in a chroot (tests/engines). Without recommendations: no init, no firewall.
+make_engines() {
+    is_root || die "engines run as root only"
+    make_debian trixie "$(dpkg --print-architecture)" "$1" \
+        buildah ca-certificates crun docker-buildx docker-cli docker.io fuse-overlayfs mmdebstrap \
+        podman procps runc skopeo uidmap
+}
+
 name=$1 new=$2
 case $name in
 debian-13-*64) make_debian trixie "${name##*-}" "$new" gcc libc6-dev make python3 ;;
 debian-12-systemd) make_systemd bookworm "$new" ;;
 debian-13-systemd) make_systemd trixie "$new" ;;
+debian-13-engines) make_engines "$new" ;;
 busybox-*) make_busybox "${name#busybox-}" "$new" ;;
 *) usage_error "no recipe for '$name'" ;;
 esac
