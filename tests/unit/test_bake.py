@@ -84,9 +84,10 @@ def program(machine: int = X86_64, notes: tuple[bytes, ...] = (BUILD_ID,)) -> Pr
 def front_bytes(machine: int = X86_64, room: int = 1024, **fields: int) -> bytes:
     """The shape of front.bin, with code that no test executes."""
     version, entry, count = (
-        fields.get(name, n) for name, n in (("version", 1), ("entry", 0), ("count", 0))
+        fields.get(name, n) for name, n in (("version", 2), ("entry", 0), ("count", 0))
     )
-    block = fronts.PARAMS.pack(fronts.MAGIC, version, machine, entry, count, room)
+    store = (fields.get(name, 0) for name in ("has_store", "device", "inode"))
+    block = fronts.PARAMS.pack(fronts.MAGIC, version, machine, entry, count, room, *store)
     return b"\xcc" * 48 + block + bytes(room)
 
 
@@ -133,7 +134,7 @@ def headers(data: bytes) -> list[tuple[int, ...]]:
 
 def params(data: bytes) -> tuple[int, int, int, int, int, bytes]:
     at = data.rindex(fronts.MAGIC)
-    _, version, machine, entry, count, room = fronts.PARAMS.unpack_from(data, at)
+    _, version, machine, entry, count, room, *_ = fronts.PARAMS.unpack_from(data, at)
     at += fronts.PARAMS.size
     return version, machine, entry, count, room, data[at : at + room]
 
@@ -300,10 +301,12 @@ def test_a_copy_is_not_baked_again(kitchen: Kitchen) -> None:
         (front_bytes()[:60], "no params block"),
         (front_bytes() + bytes(65536), "no params block"),
         (front_bytes()[:-1], "params block is damaged"),
-        (front_bytes(version=2), "has version 2, not 1"),
+        (front_bytes(version=1), "has version 1, not 2"),
         (front_bytes(machine=40), "params block is damaged"),
         (front_bytes(entry=-4096), "params block is damaged"),
         (front_bytes(count=1), "params block is damaged"),
+        (front_bytes(has_store=1), "params block is damaged"),
+        (front_bytes(inode=1), "params block is damaged"),
     ],
 )
 def test_another_file_is_not_taken_for_the_front(

@@ -1,8 +1,9 @@
-"""Make a copy of a static QEMU that starts with arguments of its own: the copy with the front.
+"""Make a copy of a static QEMU that knows better: the copy with the front.
 
 QEMU takes its CPU model from the command line or the environment, and neither is maid's to set when
 binfmt_misc starts it. So maid registers a copy into which the front (daemon/native/front.c) is
-baked: a small piece of code that the kernel starts first, in the same process, and which puts the
+baked: a small piece of code that the kernel starts first, in the same process. It executes the
+native program that stands in for the foreign one, where the native store has one, or else puts the
 arguments after argv[0] and goes on with QEMU.
 
 Copies lie in `<state>/baked/<key>/`, beside a record of what they were made from. The key is a
@@ -34,12 +35,21 @@ from pathlib import Path
 import msgspec
 
 from maid.emulation import front as fronts
-from maid.emulation.front import BakeError
+from maid.emulation.front import BakeError, StoreIdentity
 
-__all__ = ["BakeError", "Baked", "bake", "intact", "model_known", "prune"]
+__all__ = [
+    "BakeError",
+    "Baked",
+    "StoreIdentity",
+    "bake",
+    "intact",
+    "model_known",
+    "prune",
+    "store_identity",
+]
 
 # Part of the key: raise it when the same inputs give another copy.
-FORMAT = 1
+FORMAT = 2
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _TEMPORARY = ".new-"
@@ -59,6 +69,7 @@ class Baked:
     key: str
     original_sha256: str
     arguments: tuple[str, ...]
+    store: StoreIdentity | None = None
 
 
 class _Identity(msgspec.Struct, frozen=True):
@@ -80,19 +91,36 @@ class _Record(msgspec.Struct, frozen=True):
     original_identity: _Identity
     front_sha256: str
     arguments: tuple[str, ...]
+    store: StoreIdentity | None
     sha256: str
     size: int
     mtime_ns: int
 
 
-def bake(interpreter: Path, arguments: tuple[str, ...], state: Path, front: Path) -> Baked:
+def store_identity(state: Path) -> StoreIdentity | None:
+    """The native store below the state directory, `<state>/store`; None where there is none."""
+    try:
+        found = (state / "store").lstat()
+    except OSError:
+        return None
+    return StoreIdentity(found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
+
+
+def bake(
+    interpreter: Path,
+    arguments: tuple[str, ...],
+    state: Path,
+    front: Path,
+    store: StoreIdentity | None = None,
+) -> Baked:
     """The copy of `interpreter` that starts with `arguments`, made if it is not there yet.
 
     `interpreter` is a static QEMU for this machine (64-bit x86-64 or AArch64, ET_EXEC or
     static-pie); `arguments` are at most eight strings that it shall find after argv[0], such as
     ("-cpu", "neoverse-n1"); `state` is the directory below which `baked/` lies; `front` is the
-    compiled front.bin (maid.native). A copy that is there and looks as it was recorded is used
-    again (`intact` says what is compared). Several processes may bake at once.
+    compiled front.bin (maid.native). Where `store` is mounted at /dev/.maid the copy executes the
+    native programs in it; without `store` it never does. A copy that is there and looks as it was
+    recorded is used again (`intact` says what is compared). Several processes may bake at once.
 
     Raises BakeError when the interpreter or the front is of the wrong kind or damaged, when the
     arguments do not fit, and when the state directory cannot be written.
@@ -101,7 +129,7 @@ def bake(interpreter: Path, arguments: tuple[str, ...], state: Path, front: Path
         code = _read_front(front)
         text = fronts.text(arguments, code.room)
         with _opened(interpreter) as source:
-            return _bake(interpreter, source, arguments, text, state / "baked", code)
+            return _bake(interpreter, source, arguments, text, state / "baked", code, store)
     except OSError as error:
         raise BakeError(
             f"cannot make a copy of {interpreter} with the front in {state}: {error}",
@@ -214,11 +242,12 @@ def _bake(
     text: bytes,
     root: Path,
     front: fronts.Front,
+    store: StoreIdentity | None,
 ) -> Baked:
     identity = _identity(source)
     digest = _known_digest(root, interpreter.name, identity) or _digest(source)
-    key = _key(interpreter.name, digest, front, arguments)
-    baked = Baked(root / key / interpreter.name, key, digest, arguments)
+    key = _key(interpreter.name, digest, front, arguments, store)
+    baked = Baked(root / key / interpreter.name, key, digest, arguments, store)
     if intact(baked):
         return baked
     try:
@@ -227,7 +256,7 @@ def _bake(
         raise BakeError(
             f"the front cannot be put into {interpreter}: {error.message}", error.hint
         ) from None
-    changes = fronts.changes(place, identity.size, front, text)
+    changes = fronts.changes(place, identity.size, front, text, store)
     _make_root(root)
     with _locked(root):
         if intact(baked):
@@ -247,6 +276,7 @@ def _bake(
                 original_identity=identity,
                 front_sha256=front.sha256,
                 arguments=arguments,
+                store=store,
                 sha256=_file_digest(copy),
                 size=made.st_size,
                 mtime_ns=made.st_mtime_ns,
@@ -265,9 +295,16 @@ def _bake(
     return baked
 
 
-def _key(name: str, original: str, front: fronts.Front, arguments: tuple[str, ...]) -> str:
+def _key(
+    name: str,
+    original: str,
+    front: fronts.Front,
+    arguments: tuple[str, ...],
+    store: StoreIdentity | None,
+) -> str:
     """128 bits are plenty, and the kernel takes no interpreter path above 127 characters."""
-    content = json.dumps([FORMAT, name, original, front.sha256, arguments])
+    identity = (store.device, store.inode) if store else None
+    content = json.dumps([FORMAT, name, original, front.sha256, arguments, identity])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

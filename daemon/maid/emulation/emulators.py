@@ -1,8 +1,9 @@
 """What could be registered for each target: the interpreters found here, best first.
 
-For a target with a CPU model that is maid's copy of the interpreter with the front (bake.py), then
-the plain one for where the copy fails its probe. Knows the files and the flags; what is in the
-table and what happens to it is the keeper's.
+For a target with a CPU model, and for one of an OCI platform where there is a native store, that is
+maid's copy of the interpreter with the front (bake.py), then the plain one for where the copy fails
+its probe. Knows the files and the flags; what is in the table and what happens to it is the
+keeper's.
 """
 
 from __future__ import annotations
@@ -154,22 +155,42 @@ def _choose(
     model = cpu if cpu is not None else target.cpu if settings.cpu is None else settings.cpu
     notes: list[str] = [rating.reason] if rating.reason else []
     offers = [plain]
-    if model and best.name == "qemu":
-        try:
-            offers.insert(0, _baked(plain, model, config.paths.state))
-        except MaidError as error:
-            notes.append(f"CPU model {model} is not used: {error}")
-            log.warning("%s: CPU model %s is not used: %s", target.name, model, error)
+    if best.name == "qemu":
+        offers = [*_copies(plain, model, config.paths.state, notes), plain]
     return Choice(target, tuple(offers), "", tuple(notes))
 
 
-def _baked(plain: Offer, model: str, state: Path) -> Offer:
-    interpreter = plain.interpreter
-    if not bake.model_known(Path(plain.path), model):
+def _copies(plain: Offer, model: str, state: Path, notes: list[str]) -> list[Offer]:
+    """The copy of a QEMU with the front, if there is something for a front to do; adds to `notes`
+    what could not be had.
+
+    Without flag P the front cannot know the caller's argv[0], and never uses a native program.
+    """
+    store = None
+    if plain.target.platforms and "P" in plain.flags:
+        store = bake.store_identity(state)
+    if model:
+        try:
+            return [_baked(plain, model, state, store)]
+        except MaidError as error:
+            notes.append(f"CPU model {model} is not used: {error}")
+            log.warning("%s: CPU model %s is not used: %s", plain.target.name, model, error)
+    if store is not None:
+        try:
+            return [_baked(plain, "", state, store)]
+        except MaidError as error:
+            notes.append(f"native programs are not used: {error}")
+            log.warning("%s: native programs are not used: %s", plain.target.name, error)
+    return []
+
+
+def _baked(plain: Offer, model: str, state: Path, store: bake.StoreIdentity | None) -> Offer:
+    if model and not bake.model_known(Path(plain.path), model):
         raise bake.BakeError(
             f"{plain.path} does not know it", f"{plain.path} -cpu help lists what it knows"
         )
-    baked = bake.bake(Path(plain.path), ("-cpu", model), state, Path(native.path("front.bin")))
+    arguments = ("-cpu", model) if model else ()
+    baked = bake.bake(Path(plain.path), arguments, state, Path(native.path("front.bin")), store)
     path = str(baked.path)
     if len(path.encode()) > INTERPRETER_LIMIT:
         raise bake.BakeError(
@@ -180,11 +201,11 @@ def _baked(plain: Offer, model: str, state: Path) -> Offer:
     return Offer(
         plain.target,
         path,
-        ordered_flags(plain.flags + "P"),
+        plain.flags,
         status.st_dev,
         status.st_ino,
         baked.key,
-        interpreter,
+        plain.interpreter,
         plain.rating,
         model,
     )

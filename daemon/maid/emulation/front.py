@@ -2,8 +2,8 @@
 
 The front (daemon/native/front.c) becomes one more loaded segment, after the last one in memory and
 at the end of the file; it takes the place of a PT_NOTE in the program header table, and the entry
-point becomes its start. Its params block says where the interpreter's own entry point is and which
-arguments to insert.
+point becomes its start. Its params block says where the interpreter's own entry point is, which
+arguments to insert, and how the native store is recognised.
 
 This is the ELF format (System V gABI, chapters 4 and 5; Linux fs/binfmt_elf.c for what the kernel
 makes of it) and the layout of the params block, nothing else: no file is opened or written here.
@@ -19,12 +19,13 @@ from typing import NamedTuple
 
 from maid.errors import MaidError
 
-# `struct params` in front.c: magic, version, e_machine, entry, count, bytes of text; then the text.
+# `struct params` in front.c: magic, version, e_machine, entry, count, bytes of text, whether there
+# is a store, the device and inode of its root; then the text.
 MAGIC = b"maid\x7ffront\x7fargs\0"
-PARAMS = struct.Struct("<16sIIqII")
-PARAMS_VERSION = 1
+PARAMS = struct.Struct("<16sIIqIIQQQ")
+PARAMS_VERSION = 2
 MAX_ARGUMENTS = 8
-# Far more than the front takes (front.lds allows 4096 bytes): what is larger is some other file.
+# Far more than the front takes (front.lds allows 12288 bytes): what is larger is some other file.
 FRONT_LIMIT = 65536
 
 # gABI, figures 4-3 and 5-1. Only 64-bit little-endian: the machines that maid runs on.
@@ -75,6 +76,14 @@ class _Segment(NamedTuple):
 
 
 @dataclass(frozen=True)
+class StoreIdentity:
+    """The root directory of the native store as stat shows it, wherever it is mounted."""
+
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True)
 class Front:
     """The compiled front, where in it the params block begins, and how much text that holds."""
 
@@ -101,10 +110,11 @@ def parse(code: bytes) -> Front:
     at = code.find(MAGIC)
     if at < 0 or code.count(MAGIC) > 1 or at + PARAMS.size > len(code) or len(code) > FRONT_LIMIT:
         raise BakeError("it has no params block")
-    _, version, machine, entry, count, room = PARAMS.unpack_from(code, at)
+    _, version, machine, entry, count, room, *store = PARAMS.unpack_from(code, at)
     if version != PARAMS_VERSION:
         raise BakeError(f"its params block has version {version}, not {PARAMS_VERSION}")
-    if machine not in _MACHINES or entry or count or at + PARAMS.size + room > len(code):
+    empty = not (entry or count or any(store))
+    if machine not in _MACHINES or not empty or at + PARAMS.size + room > len(code):
         raise BakeError("its params block is damaged")
     return Front(code, at, machine, room, hashlib.sha256(code).hexdigest())
 
@@ -177,9 +187,13 @@ def place(read: Read, size: int, front: Front) -> Place:
     return Place(entry, table, segments, _spare_note(read, size, segments))
 
 
-def changes(place: Place, size: int, front: Front, text: bytes) -> tuple[tuple[int, bytes], ...]:
+def changes(
+    place: Place, size: int, front: Front, text: bytes, store: StoreIdentity | None = None
+) -> tuple[tuple[int, bytes], ...]:
     """What is written, as (offset, bytes), over a copy of the interpreter of `size` bytes.
 
+    `text` holds the arguments; the front of the copy looks for native programs in `store`, and for
+    none without it.
     The new segment lies on a page of its own in the file and in memory, so that both agree modulo
     the page, and above .bss, so the kernel's brk, which begins after the highest segment, comes to
     lie after it.
@@ -189,7 +203,9 @@ def changes(place: Place, size: int, front: Front, text: bytes) -> tuple[tuple[i
     offset = _aligned(size, page)
     vaddr = _above(place.segments[last], front.machine)
     block = PARAMS.pack(
-        MAGIC, PARAMS_VERSION, front.machine, place.entry - vaddr, text.count(b"\0"), front.room
+        *(MAGIC, PARAMS_VERSION, front.machine, place.entry - vaddr),
+        *(text.count(b"\0"), front.room),
+        *((1, store.device, store.inode) if store else (0, 0, 0)),
     )
     filled = block + text
     code = front.code[: front.params] + filled + front.code[front.params + len(filled) :]
