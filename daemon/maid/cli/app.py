@@ -284,9 +284,19 @@ def run(
         str, typer.Option(help="CPU model to emulate for this step.", metavar="MODEL")
     ] = "",
     accelerate: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--accelerate/--no-accelerate",
+            help="Native tools where they are right; the configuration says what holds otherwise.",
+            show_default=False,
+        ),
+    ] = None,
+    require_acceleration: Annotated[
         bool,
-        typer.Option("--accelerate/--no-accelerate", help="Native tools where they are right."),
-    ] = True,
+        typer.Option(
+            "--require-acceleration", help="Run nothing where no native tools fit the rootfs."
+        ),
+    ] = False,
     readonly: Annotated[
         bool, typer.Option("--readonly", help="Write nothing to the rootfs.")
     ] = False,
@@ -321,6 +331,7 @@ def run(
         cpus=cpus,
         cpu=cpu,
         accelerate=accelerate,
+        require_acceleration=require_acceleration,
         readonly=readonly,
         overlay=overlay,
     )

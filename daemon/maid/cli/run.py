@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,35 @@ _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for, as it was typed."""
+    """What the command line asked for, as it was typed. `accelerate` is None where it says
+    nothing."""
 
     command: list[str]
     rootfs: Path
-    platform: str
-    env: list[str]
-    cwd: str
-    user: str
-    bind: list[str]
-    tmpfs: list[str]
-    network: str
-    timeout: float
-    memory: str
-    cpus: float
-    cpu: str
-    accelerate: bool
-    readonly: bool
-    overlay: Path | None
+    platform: str = ""
+    env: list[str] = field(default_factory=list)
+    cwd: str = "/"
+    user: str = "0"
+    bind: list[str] = field(default_factory=list)
+    tmpfs: list[str] = field(default_factory=list)
+    network: str = ""
+    timeout: float = 0.0
+    memory: str = ""
+    cpus: float = 0.0
+    cpu: str = ""
+    accelerate: bool | None = None
+    require_acceleration: bool = False
+    readonly: bool = False
+    overlay: Path | None = None
 
 
 def run_step(socket: str, request: Request, as_json: bool) -> int:
     """Run the step and return the exit status of `maid run`; errors are shown here."""
     try:
-        result = _run(socket, request, as_json)
+        # A step's output goes where ours would; a document on standard output must stand there
+        # alone.
+        streams = _stream(0), _stream(2 if as_json else 1), _stream(2)
+        result = submit(socket, request, streams)
     except MaidError as failure:
         render.error(failure)
         if as_json:
@@ -61,19 +66,55 @@ def run_step(socket: str, request: Request, as_json: bool) -> int:
     return int(result["status"])
 
 
-def _run(socket: str, request: Request, as_json: bool) -> dict[str, Any]:
+def submit(socket: str, request: Request, streams: tuple[int, int, int]) -> dict[str, Any]:
+    """Run the step to its end: its result, as `maid run --json` prints it.
+
+    `streams` are descriptors of its standard streams, which stay open here. Raises MaidError.
+    """
     descriptors: list[int] = []
-    root = _open_directory(request.rootfs, "root file system")
+    try:
+        parameters = _parameters(request, streams, descriptors)
+        client = Client(socket)
+        identifier = ""
+        try:
+            for reply in client.stream("io.maid.Steps.Run", parameters, descriptors):
+                step = reply["step"]
+                if step.get("started"):
+                    identifier = step["started"]["id"]
+                    _close(descriptors)
+                if step.get("finished"):
+                    return {"id": identifier, **step["finished"]}
+        except ConnectionLost:
+            if not identifier:
+                raise
+            return {"id": identifier, **_take_up(socket, identifier)}
+        finally:
+            client.close()
+    finally:
+        _close(descriptors)
+    raise MaidError("the daemon's answer had no result", "journalctl -u maid")
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
+
+
+def _parameters(
+    request: Request, streams: tuple[int, int, int], descriptors: list[int]
+) -> dict[str, Any]:
+    """The parameters of Steps.Run; what they refer to is opened and added to `descriptors`."""
 
     def passed(descriptor: int) -> int:
         descriptors.append(descriptor)
         return len(descriptors) - 1
 
-    # A step's output goes where ours would; a document on standard output must stand there alone.
+    stdin, stdout, stderr = (passed(os.dup(stream)) for stream in streams)
+    root = _open_directory(request.rootfs, "root file system")
     parameters: dict[str, Any] = {
-        "stdin": passed(os.dup(_stream(0))),
-        "stdout": passed(os.dup(_stream(2 if as_json else 1))),
-        "stderr": passed(os.dup(_stream(2))),
+        "stdin": stdin,
+        "stdout": stdout,
+        "stderr": stderr,
         "rootfs": passed(root),
         "command": request.command,
         "environment": _environment(request.env),
@@ -84,6 +125,7 @@ def _run(socket: str, request: Request, as_json: bool) -> dict[str, Any]:
         "readonly": request.readonly,
         "tmpfs": request.tmpfs,
         "accelerate": request.accelerate,
+        "require_acceleration": request.require_acceleration,
     }
     parameters["user"], parameters["group"] = _user(request.user, root)
     if request.platform:
@@ -100,23 +142,7 @@ def _run(socket: str, request: Request, as_json: bool) -> dict[str, Any]:
         descriptor = passed(_open(source, f"the bind source {source}"))
         binds.append({"source": descriptor, "destination": destination, "readonly": readonly})
     parameters["binds"] = binds
-    client = Client(socket)
-    replies = client.stream("io.maid.Steps.Run", parameters, descriptors)
-    identifier = ""
-    try:
-        for reply in replies:
-            step = reply["step"]
-            if step.get("started"):
-                identifier = step["started"]["id"]
-                for descriptor in descriptors:
-                    os.close(descriptor)
-            if step.get("finished"):
-                return {"id": identifier, **step["finished"]}
-    except ConnectionLost:
-        if not identifier:
-            raise
-        return {"id": identifier, **_take_up(socket, identifier)}
-    raise MaidError("the daemon's answer had no result", "journalctl -u maid")
+    return parameters
 
 
 def _take_up(socket: str, identifier: str) -> dict[str, Any]:
