@@ -24,10 +24,12 @@ from maid.acceleration.records import MOUNT, Rule
 class Machine:
     """One architecture as Debian and the GNU tools name it. `bits` is 32 or 64, `little` the byte
     order, `signals` whether signals and errors have the numbers of most machines (MIPS, Alpha,
-    SPARC and HP-PA have others: <asm/signal.h>, <asm/errno.h>), `elf` is ELF's e_machine."""
+    SPARC and HP-PA have others: <asm/signal.h>, <asm/errno.h>), `elf` is ELF's e_machine, `uname`
+    what uname(2) calls it."""
 
     debian: str
     gnu: str
+    uname: str
     elf: int
     bits: int = 64
     little: bool = True
@@ -37,16 +39,16 @@ class Machine:
 MACHINES = {
     machine.debian: machine
     for machine in (
-        Machine("amd64", "x86_64-linux-gnu", 62),
-        Machine("arm64", "aarch64-linux-gnu", 183),
-        Machine("riscv64", "riscv64-linux-gnu", 243),
-        Machine("ppc64el", "powerpc64le-linux-gnu", 21),
-        Machine("s390x", "s390x-linux-gnu", 22, little=False),
-        Machine("loong64", "loongarch64-linux-gnu", 258),
-        Machine("armhf", "arm-linux-gnueabihf", 40, bits=32),
-        Machine("armel", "arm-linux-gnueabi", 40, bits=32),
-        Machine("i386", "i386-linux-gnu", 3, bits=32),
-        Machine("mips64el", "mips64el-linux-gnuabi64", 8, signals=False),
+        Machine("amd64", "x86_64-linux-gnu", "x86_64", 62),
+        Machine("arm64", "aarch64-linux-gnu", "aarch64", 183),
+        Machine("riscv64", "riscv64-linux-gnu", "riscv64", 243),
+        Machine("ppc64el", "powerpc64le-linux-gnu", "ppc64le", 21),
+        Machine("s390x", "s390x-linux-gnu", "s390x", 22, little=False),
+        Machine("loong64", "loongarch64-linux-gnu", "loongarch64", 258),
+        Machine("armhf", "arm-linux-gnueabihf", "armv7l", 40, bits=32),
+        Machine("armel", "arm-linux-gnueabi", "armv7l", 40, bits=32),
+        Machine("i386", "i386-linux-gnu", "i686", 3, bits=32),
+        Machine("mips64el", "mips64el-linux-gnuabi64", "mips64", 8, signals=False),
     )
 }
 """The architectures of Debian and Ubuntu that have an OCI platform, by Debian's name."""
@@ -76,7 +78,7 @@ def met(need: Need, native: Machine, foreign: Machine) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a set is and whom it serves. `name` is the set's (six characters: relocate.py),
+    """Where a set is and whom it serves. `name` is the set's (relocate.NAME_LENGTH characters),
     `root` the directory in which it is being made."""
 
     name: str

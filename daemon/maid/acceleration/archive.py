@@ -1,0 +1,390 @@
+"""A distribution's archive: which packages it has, in which versions, and getting them.
+
+Everything goes through apt, with directories and a configuration of its own, so that nothing of the
+machine's apt changes; what the machine's apt says of proxies and the like is taken over. apt checks
+the archive's signature, here against keys that this machine trusts, and every package against the
+signed lists. Two architectures are asked for at once: the foreign one, whose programs are to be
+replaced, and the host's.
+
+Knows archives, sources and versions; what is taken out of the packages is sets.py's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maid.acceleration.model import Machine
+from maid.errors import MaidError
+
+_UPDATE_SECONDS = 600.0
+_DOWNLOAD_SECONDS = 1800.0
+_SETTINGS = re.compile(r"^(Acquire::(http|https|ftp|Check-|Retries|By-Hash)\S* .*;)$", re.M)
+
+
+class ArchiveError(MaidError):
+    """The archive could not be asked, or does not have what is wanted."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Where a distribution keeps what: `pockets` are suites as a pattern with {} for the release,
+    the second field says which of the archives; `keyrings` are files in /usr/share/keyrings of a
+    machine that has the distribution's keys, from the Debian package `keyring_package`."""
+
+    name: str
+    main: str
+    security: str
+    ports: str
+    pockets: tuple[tuple[str, str], ...]
+    components: str
+    keyrings: tuple[str, ...]
+    keyring_package: str
+    main_architectures: tuple[str, ...]
+
+
+DISTRIBUTIONS = {
+    "debian": Distribution(
+        "debian",
+        "http://deb.debian.org/debian",
+        "http://deb.debian.org/debian-security",
+        "",
+        (("{}", "main"), ("{}-updates", "main"), ("{}-security", "security")),
+        "main",
+        ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp"),
+        "debian-archive-keyring",
+        ("amd64", "arm64", "armhf", "armel", "i386", "ppc64el", "riscv64", "s390x", "mips64el"),
+    ),
+    "ubuntu": Distribution(
+        "ubuntu",
+        "http://archive.ubuntu.com/ubuntu",
+        "http://archive.ubuntu.com/ubuntu",
+        "http://ports.ubuntu.com/ubuntu-ports",
+        (("{}", "main"), ("{}-updates", "main"), ("{}-security", "security")),
+        "main universe",
+        ("ubuntu-archive-keyring.gpg",),
+        "ubuntu-keyring",
+        ("amd64", "i386"),
+    ),
+}
+"""The distributions that native tools are taken from; `ports` has the architectures that the main
+archive has not (Ubuntu: all but amd64 and i386)."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of one binary package. `source_version` is that of its source package."""
+
+    name: str
+    version: str
+    architecture: str
+    source: str
+    source_version: str
+    size: int
+    depends: tuple[str, ...]
+
+    @property
+    def spelled(self) -> str:
+        """As apt-get takes it: name:architecture=version."""
+        return f"{self.name}:{self.architecture}={self.version}"
+
+
+def source_version(version: str) -> str:
+    """The version of the source that a binary version was built from.
+
+    Without +bN, a rebuild without changes (Debian Policy, 5.6.12), and crossN, with which Debian's
+    cross compilers (gcc-N-cross) end the version of the gcc-N source they are built from.
+    """
+    return re.sub(r"(\+b\d+|cross\d+)+$", "", version)
+
+
+class _Version:
+    """A version in dpkg's order (deb-version(7)): epoch, upstream version, revision."""
+
+    def __init__(self, text: str) -> None:
+        epoch, _, rest = text.rpartition(":")
+        upstream, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "0")
+        self.key = (int(epoch or 0), _order(upstream), _order(revision))
+
+    def __lt__(self, other: _Version) -> bool:
+        return self.key < other.key
+
+
+def _order(text: str) -> list[tuple[list[int], int]]:
+    """Parts without and with digits in turn. "~" sorts before the end, letters before the rest."""
+    parts = []
+    for letters, digits in re.findall(r"(\D*)(\d*)", text):
+        ranks = [-1 if c == "~" else ord(c) if c.isalpha() else ord(c) + 256 for c in letters]
+        parts.append(([*ranks, 0], int(digits or 0)))
+    return parts
+
+
+@dataclass(frozen=True)
+class Mirrors:
+    """The addresses of a distribution's archives."""
+
+    main: str
+    security: str
+    ports: str = ""
+
+
+class Archive:
+    """One release of a distribution for the host's and one foreign architecture.
+
+    `directory` is apt's and belongs to this release and pair; `keyrings` are files of keys that the
+    archive may be signed with. Call `update` first.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        distribution: Distribution,
+        codename: str,
+        native: Machine,
+        foreign: Machine,
+        keyrings: Sequence[Path],
+    ) -> None:
+        self.directory = directory
+        self.distribution = distribution
+        self.codename = codename
+        self.native = native
+        self.foreign = foreign
+        self._keyrings = tuple(keyrings)
+        self._paragraphs: dict[tuple[str, str], list[str]] = {}
+
+    def update(self, candidates: Iterable[Mirrors]) -> Mirrors:
+        """Fetch the lists from the first of the mirrors that works; returns it.
+
+        Raises ArchiveError with what apt said of the last one.
+        """
+        if shutil.which("apt-get") is None:
+            raise ArchiveError(
+                "this machine has no apt-get, with which packages are fetched and checked",
+                "give a native root file system of the same release: maid accel add --native-root",
+            )
+        if not self._keyrings:
+            raise ArchiveError(
+                f"this machine has no keys of {self.distribution.name}'s archive",
+                f"install {self.distribution.keyring_package}, or name a file of keys:"
+                " [acceleration] keyrings",
+            )
+        said = "no mirror is known"
+        for mirrors in candidates:
+            self._configure(mirrors)
+            done = self._apt("update", "--error-on=any", seconds=_UPDATE_SECONDS)
+            if done.returncode == 0:
+                self._paragraphs.clear()
+                return mirrors
+            said = _last_words(done.stderr or done.stdout)
+        raise ArchiveError(
+            f"the package lists of {self.distribution.name} {self.codename} cannot be had: {said}",
+            "is the network there, and the mirror right? ([acceleration] mirrors)",
+        )
+
+    def versions(self, name: str, architecture: str) -> list[Package]:
+        """All versions of a package that the archive has, the newest first as apt orders them."""
+        self._load()
+        found = map(_package, self._paragraphs.get((name, architecture), ()))
+        return sorted({p for p in found if p}, key=lambda p: _Version(p.version), reverse=True)
+
+    def download(self, packages: Iterable[Package], into: Path) -> dict[Package, Path]:
+        """Fetch the packages into a directory; the file of each. Raises ArchiveError."""
+        wanted = sorted(set(packages), key=lambda each: each.spelled)
+        into.mkdir(parents=True, exist_ok=True)
+        files = {package: into / file_name(package) for package in wanted}
+        missing = [package for package in wanted if not files[package].exists()]
+        for start in range(0, len(missing), 100):
+            part = [package.spelled for package in missing[start : start + 100]]
+            done = self._apt("download", *part, seconds=_DOWNLOAD_SECONDS, cwd=into)
+            if done.returncode:
+                raise ArchiveError(
+                    f"packages cannot be fetched: {_last_words(done.stderr)}",
+                    "is the network there, and room on the disk?",
+                )
+        for file in files.values():
+            if not file.exists():
+                raise ArchiveError(f"apt-get download did not leave {file.name}")
+        return files
+
+    # apt --------------------------------------------------------------------------------------
+
+    def _configure(self, mirrors: Mirrors) -> None:
+        root = self.directory
+        for name in ("lists/partial", "cache/archives/partial", "etc/parts", "etc/preferences.d"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        (root / "status").touch()
+        (root / "etc/sources.list").write_text("".join(self._sources(mirrors)))
+        architectures = f'"{self.native.debian}"; "{self.foreign.debian}";'
+        (root / "apt.conf").write_text(
+            f'Dir "{root}";\n'
+            f'Dir::State "{root}";\n'
+            'Dir::State::lists "lists";\nDir::State::status "status";\n'
+            'Dir::Cache "cache";\nDir::Etc "etc";\nDir::Etc::parts "parts";\n'
+            'Dir::Etc::sourcelist "sources.list";\nDir::Etc::sourceparts "none";\n'
+            'Dir::Etc::preferencesparts "preferences.d";\n'
+            'Dir::Etc::trustedparts "none";\n'
+            'Dir::Etc::main "none";\nDir::Log "log";\n'
+            f'APT::Architecture "{self.native.debian}";\n'
+            f"APT::Architectures {{ {architectures} }};\n"
+            'Acquire::Languages "none";\nAcquire::GzipIndexes "false";\n'
+            # The lists are in a directory that only maid's user may write.
+            'APT::Sandbox::User "root";\n' + machine_settings()
+        )
+
+    def _sources(self, mirrors: Mirrors) -> Iterator[str]:
+        keys = ",".join(str(path) for path in self._keyrings)
+        homes: dict[str, list[str]] = {}
+        for architecture in dict.fromkeys((self.native.debian, self.foreign.debian)):
+            ported = mirrors.ports and architecture not in self.distribution.main_architectures
+            homes.setdefault(mirrors.ports if ported else "", []).append(architecture)
+        # One line for both where one archive has both: apt takes a second one for a mistake.
+        for ports, architectures in homes.items():
+            for pocket, kind in self.distribution.pockets:
+                uri = ports or (mirrors.security if kind == "security" else mirrors.main)
+                yield (
+                    f"deb [arch={','.join(architectures)} signed-by={keys}] {uri}"
+                    f" {pocket.format(self.codename)} {self.distribution.components}\n"
+                )
+
+    def _apt(
+        self, *arguments: str, seconds: float, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name.lower().endswith("_proxy") or name == "PATH"
+        }
+        try:
+            return subprocess.run(
+                ["apt-get", "--quiet=2", *arguments],
+                cwd=cwd or self.directory,
+                env={**environment, "APT_CONFIG": str(self.directory / "apt.conf"), "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=seconds,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ArchiveError(f"apt-get {arguments[0]} failed: {error}") from error
+
+    def _load(self) -> None:
+        """Cut the lists, some 60 MB each, into paragraphs; only those asked for are parsed."""
+        if self._paragraphs:
+            return
+        for file in sorted((self.directory / "lists").glob("*_Packages")):
+            architecture = file.name.removesuffix("_Packages").rpartition("_binary-")[2]
+            for paragraph in file.read_text(errors="replace").split("\n\n"):
+                if paragraph.startswith("Package: "):
+                    name = paragraph[9 : paragraph.find("\n")]
+                    self._paragraphs.setdefault((name, architecture), []).append(paragraph)
+
+
+def keyrings(distribution: Distribution, configured: Iterable[Path], root: Path) -> list[Path]:
+    """The files of keys for a distribution: those configured, and those below `root`, which is the
+    machine's "/" or a root file system whose keys somebody trusts."""
+    directory = root / "usr/share/keyrings"
+    own = (directory / name for name in distribution.keyrings)
+    found = [path for path in (*configured, *own) if path.is_file()]
+    # Debian 13 has the same keys under both names.
+    return found[:1] if not configured else found
+
+
+def mirrors(
+    distribution: Distribution, configured: str, security: str, named: Iterable[str]
+) -> list[Mirrors]:
+    """The mirrors to try: the configured one, those that `named` (package sources) has for the
+    distribution, its own."""
+    usual = Mirrors(distribution.main, distribution.security, distribution.ports)
+    found = []
+    if configured:
+        found.append(Mirrors(configured, security or usual.security, configured))
+    last = f"/{distribution.name}"
+    main = next((uri for uri in named if uri.endswith(last)), "")
+    secure = next((uri for uri in named if "security" in uri), "")
+    if main:
+        found.append(Mirrors(main, secure or usual.security, usual.ports))
+    if usual not in found:
+        found.append(usual)
+    return found
+
+
+def machine_settings() -> str:
+    """What the machine's apt knows of the network (proxies, dates), as configuration."""
+    try:
+        done = subprocess.run(
+            ["apt-config", "dump"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return "".join(f"{line[0]}\n" for line in _SETTINGS.findall(done.stdout))
+
+
+def machine_mirrors(codename: str) -> list[str]:
+    """The archives from which this machine's own package lists for a release are."""
+    command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)"]
+    try:
+        done = subprocess.run(
+            [*command, "Created-By: Packages"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [line.split(" ", 1) for line in done.stdout.splitlines() if " " in line]
+    return list(dict.fromkeys(uri.rstrip("/") for release, uri in rows if codename in release))
+
+
+def _package(paragraph: str) -> Package | None:
+    fields = dict(
+        line.split(": ", 1)
+        for line in paragraph.split("\n")
+        if line.startswith(
+            ("Package: ", "Version: ", "Architecture: ", "Source: ", "Size: ", "Depends: ", "Pre-D")
+        )
+    )
+    name, version = fields.get("Package", ""), fields.get("Version", "")
+    if not name or not version:
+        return None
+    source, _, rest = fields.get("Source", name).partition(" ")
+    # "Source: gcc-14-cross (9)" is another numbering: the binary's version tells the source's.
+    stated = rest.strip("() ")
+    relations = ", ".join(fields[key] for key in ("Pre-Depends", "Depends") if key in fields)
+    return Package(
+        name,
+        version,
+        fields.get("Architecture", ""),
+        source,
+        source_version(version if source.endswith("-cross") else stated or version),
+        int(fields.get("Size", "0") or 0),
+        tuple(
+            re.split(r"[ (:|]", relation.strip(), maxsplit=1)[0]
+            for relation in relations.split(",")
+            if relation.strip()
+        ),
+    )
+
+
+def file_name(package: Package) -> str:
+    """What apt-get download calls it: the version's colon is escaped."""
+    version = package.version.replace(":", "%3a")
+    return f"{package.name}_{version}_{package.architecture}.deb"
+
+
+def _last_words(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("E:", "Err:"))]
+    return (errors or lines or ["nothing was said"])[-1][:500]

@@ -1,0 +1,218 @@
+"""The everyday tools of a build that may stand in: compressors, archivers, coreutils, text tools.
+
+Each writes bytes that follow from its input and options alone. What they have in common: no
+floating-point arithmetic beyond what IEEE 754 determines, no compiled-in machine name, no loaded
+modules. Messages are translated from catalogues of the root file system, which are the same on all
+machines; the locale must be one whose character set glibc knows by itself (records.UTF8_LOCALE).
+
+Left out on purpose, emulated: uname, arch (they name the machine); printf, seq, numfmt, od
+(long double: 80 bits on x86, 128 on AArch64, RISC-V and s390x, so digits differ); stdbuf (preloads
+a foreign library), chroot, su, runuser, nice, timeout, env, nohup, setpriv (they only execute
+something else, which would be emulated or not by itself, and cost nothing); stty, nproc, df,
+uptime, who and the like (nothing to gain).
+"""
+
+from __future__ import annotations
+
+from maid.acceleration import records
+from maid.acceleration.model import Need, Tool
+
+_LOCALE = (records.UTF8_LOCALE,)
+_FORMAT = "the format and the algorithm are its own, in integers of fixed size"
+_FILES = "it moves bytes and names between files and looks at nothing of the machine"
+_TEXT = "it compares and copies characters of its input"
+
+# Names of users and groups come from /etc/passwd and /etc/group, which glibc reads by itself; any
+# other source is a module, and a foreign one cannot be loaded into a native program.
+_USERS = tuple(
+    records.exists(f"/usr/lib/{{gnu}}/libnss_{module}.so.2")
+    for module in ("systemd", "sss", "ldap", "winbind", "extrausers", "nis", "cache")
+)
+
+# Writing a compressed file: how many threads and how much memory there is decides the blocks, and
+# a 32-bit xz lowers its limits (xz(1), "Memory usage"): the same only where pointers are as wide.
+_COMPRESSORS = (
+    Tool(
+        "xz",
+        "xz-utils",
+        "/usr/bin/xz",
+        _FORMAT,
+        rules=_LOCALE,
+        needs=Need.WIDTH,
+        decisive=("/usr/lib/{gnu}/liblzma.so.5",),
+    ),
+    Tool("xzdec", "xzdec", "/usr/bin/xzdec", _FORMAT, rules=_LOCALE),
+    Tool("gzip", "gzip", "/usr/bin/gzip", _FORMAT, rules=_LOCALE),
+    Tool(
+        "bzip2",
+        "bzip2",
+        "/usr/bin/bzip2",
+        _FORMAT,
+        rules=_LOCALE,
+        decisive=("/usr/lib/{gnu}/libbz2.so.1.0",),
+    ),
+    Tool(
+        "zstd",
+        "zstd",
+        "/usr/bin/zstd",
+        _FORMAT,
+        rules=_LOCALE,
+        needs=Need.WIDTH | Need.ORDER,
+        decisive=("/usr/lib/{gnu}/libzstd.so.1",),
+    ),
+    Tool("pigz", "pigz", "/usr/bin/pigz", _FORMAT, rules=_LOCALE),
+    Tool("lz4", "lz4", "/usr/bin/lz4", _FORMAT, rules=_LOCALE, needs=Need.WIDTH | Need.ORDER),
+    Tool("brotli", "brotli", "/usr/bin/brotli", _FORMAT, needs=Need.WIDTH | Need.ORDER),
+)
+
+_ARCHIVERS = (
+    # What they start (compressors, --to-command) is looked up in the root file system, as ever.
+    Tool("tar", "tar", "/usr/bin/tar", _FILES, rules=(*_LOCALE, *_USERS)),
+    Tool("cpio", "cpio", "/usr/bin/cpio", _FILES, rules=(*_LOCALE, *_USERS), needs=Need.ORDER),
+    Tool(
+        "dpkg-deb",
+        "dpkg",
+        "/usr/bin/dpkg-deb",
+        "the archive's members are the input's, compressed by the libraries linked in",
+        rules=_LOCALE,
+        needs=Need.WIDTH,
+        decisive=("/usr/lib/{gnu}/liblzma.so.5", "/usr/lib/{gnu}/libzstd.so.1"),
+    ),
+    Tool("dpkg-split", "dpkg", "/usr/bin/dpkg-split", _FILES, rules=_LOCALE),
+)
+
+_TEXT_TOOLS = (
+    Tool("sed", "sed", "/usr/bin/sed", _TEXT, rules=_LOCALE),
+    Tool("grep", "grep", "/usr/bin/grep", _TEXT, rules=(*_LOCALE, records.option_letters("P"))),
+    Tool(
+        "find",
+        "findutils",
+        "/usr/bin/find",
+        _FILES,
+        rules=(*_LOCALE, *_USERS),
+        needs=Need.SIGNALS,
+    ),
+    Tool("xargs", "findutils", "/usr/bin/xargs", _FILES, rules=_LOCALE, needs=Need.SIGNALS),
+    *(
+        Tool(name, "diffutils", f"/usr/bin/{name}", _TEXT, rules=_LOCALE)
+        for name in ("cmp", "diff", "diff3", "sdiff")
+    ),
+    Tool(
+        "patch",
+        "patch",
+        "/usr/bin/patch",
+        _TEXT,
+        rules=_LOCALE,
+    ),
+)
+
+_COREUTILS = [
+    "[",
+    "basename",
+    "cat",
+    "chgrp",
+    "chmod",
+    "chown",
+    "cksum",
+    "comm",
+    "cp",
+    "csplit",
+    "cut",
+    "date",
+    "dd",
+    "dir",
+    "dircolors",
+    "dirname",
+    "du",
+    "echo",
+    "expand",
+    "expr",
+    "factor",
+    "false",
+    "fmt",
+    "fold",
+    "head",
+    "id",
+    "install",
+    "join",
+    "link",
+    "ln",
+    "logname",
+    "ls",
+    "md5sum",
+    "b2sum",
+    "mkdir",
+    "mkfifo",
+    "mknod",
+    "mktemp",
+    "mv",
+    "nl",
+    "paste",
+    "pathchk",
+    "pinky",
+    "pr",
+    "ptx",
+    "pwd",
+    "readlink",
+    "realpath",
+    "rm",
+    "rmdir",
+    "sha1sum",
+    "sha224sum",
+    "sha256sum",
+    "sha384sum",
+    "sha512sum",
+    "shred",
+    "shuf",
+    "sort",
+    "split",
+    "stat",
+    "sum",
+    "sync",
+    "tac",
+    "tail",
+    "tee",
+    "test",
+    "touch",
+    "tr",
+    "true",
+    "truncate",
+    "tsort",
+    "tty",
+    "unexpand",
+    "uniq",
+    "unlink",
+    "vdir",
+    "wc",
+    "whoami",
+    "yes",
+    "base32",
+    "base64",
+    "basenc",
+    "groups",
+]
+
+# sort -g compares as long double, whose width differs; -h and -n compare texts.
+_SPECIAL = {"sort": (records.option_letters("g"),)}
+
+_NAMES = frozenset(
+    ("chgrp", "chown", "groups", "id", "install", "logname", "ls", "dir", "stat", "vdir", "whoami")
+)
+
+
+def _coreutils() -> tuple[Tool, ...]:
+    return tuple(
+        Tool(
+            name,
+            "coreutils",
+            f"/usr/bin/{name}",
+            _TEXT if name in ("sort", "tr", "uniq", "cut", "join", "comm") else _FILES,
+            rules=(*_LOCALE, *_SPECIAL.get(name, ()), *(_USERS if name in _NAMES else ())),
+            needs=Need.SIGNALS,
+        )
+        for name in _COREUTILS
+    )
+
+
+TOOLS = (*_COMPRESSORS, *_ARCHIVERS, *_TEXT_TOOLS, *_coreutils())
+"""All of them."""

@@ -1,0 +1,189 @@
+"""Fill the store with one release for one foreign architecture: from its archive to a new set.
+
+It runs as a process of its own (`python -m maid.acceleration.fill`), started by manager.py with a
+request on standard input, because package lists take hundreds of megabytes and minutes may pass. It
+writes one JSON document a line: what it is doing, and last what came of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from maid.acceleration import archive as archives
+from maid.acceleration import sets
+from maid.acceleration.archive import DISTRIBUTIONS, Archive, ArchiveError
+from maid.acceleration.model import MACHINES, Machine
+from maid.acceleration.sets import Manifest
+from maid.acceleration.store import Store
+from maid.acceleration.tools import TOOLS
+from maid.errors import MaidError
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What to fill in. `state` is maid's state directory, `installed` the versions of a root file
+    system's packages ({} for the newest of everything), `named` the archives its package sources
+    name, `mirror` and `security` configured ones, `keyrings` configured files of keys, `keys` the
+    root whose own keys are trusted ("/" for this machine's)."""
+
+    state: str
+    distribution: str
+    codename: str
+    native: str
+    foreign: str
+    installed: dict[str, str] = {}
+    named: list[str] = []
+    mirror: str = ""
+    security: str = ""
+    keyrings: list[str] = []
+    keys: str = "/"
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """A step, in a few words."""
+
+    doing: str
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    """The set that has what was asked for, and whether it is new."""
+
+    set: str
+    new: bool
+    tools: int
+    emulated: int
+    size: int
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """Nothing was changed."""
+
+    message: str
+    hint: str
+
+
+Message = Progress | Done | Failed
+
+
+def fill(request: Request, tell: sets.Tell) -> Done:
+    """Do what is asked. Raises MaidError; nothing is left behind then but apt's lists and the
+    packages that were fetched."""
+    distribution = DISTRIBUTIONS.get(request.distribution)
+    if distribution is None:
+        raise ArchiveError(
+            f"{request.distribution} is not a distribution maid has native tools for",
+            f"there are: {', '.join(DISTRIBUTIONS)}",
+        )
+    native, foreign = machine(request.native), machine(request.foreign)
+    state = Path(request.state)
+    store = Store(state / "store", state / "acceleration")
+    work = state / "acceleration" / f"{request.distribution}-{request.codename}-{foreign.debian}"
+    keyrings = archives.keyrings(distribution, map(Path, request.keyrings), Path(request.keys))
+    archive = Archive(work / "apt", distribution, request.codename, native, foreign, keyrings)
+    named = [*archives.machine_mirrors(request.codename), *request.named]
+    if not named or not any(request.codename in uri for uri in named):
+        named += archives.machine_mirrors("")
+    tell("asking the archive")
+    mirror = archive.update(archives.mirrors(distribution, request.mirror, request.security, named))
+    selection = sets.select(TOOLS, archive, request.installed)
+    if not selection.pairs:
+        raise ArchiveError(
+            f"{request.distribution} {request.codename} has no native tool for {foreign.debian}"
+            " in these versions",
+            selection.left[0].reason if selection.left else "",
+        )
+    name = selection.name(distribution.name, request.codename, native.debian, foreign.debian)
+    known = store.get(name)
+    if known is not None:
+        store.used(name)
+        return _done(known, new=False)
+    with tempfile.TemporaryDirectory(prefix=".work-", dir=state / "acceleration") as temporary:
+        # Packages are kept for the next set of this release, which shares most of them.
+        packages = work / "packages"
+        packages.mkdir(parents=True, exist_ok=True)
+        (Path(temporary) / "packages").symlink_to(packages)
+        maker, used = sets.make(
+            selection, archive, request.installed, store.root, Path(temporary), tell
+        )
+        try:
+            sizes, digests = sets.measure(maker.place.root)
+            manifest = Manifest(
+                format=sets.FORMAT,
+                name=name,
+                distribution=distribution.name,
+                codename=request.codename,
+                native=native.debian,
+                foreign=foreign.debian,
+                made=time.time(),
+                mirror=mirror.main,
+                packages=[package.spelled for package in used],
+                entries=maker.entries,
+                left=[*selection.left, *maker.left],
+                sizes=sizes,
+                digests=digests,
+            )
+            tell("publishing")
+            store.publish(maker.place.root, manifest)
+        finally:
+            shutil.rmtree(maker.place.root, ignore_errors=True)
+        _forget_others(packages, {sets_file.name for sets_file in map(Path, _files(used))})
+    return _done(manifest, new=True)
+
+
+def machine(name: str) -> Machine:
+    """The machine of that Debian name. Raises ArchiveError."""
+    if name not in MACHINES:
+        raise ArchiveError(
+            f"{name} is not an architecture of Debian that maid knows", f"try {', '.join(MACHINES)}"
+        )
+    return MACHINES[name]
+
+
+def _done(manifest: Manifest, new: bool) -> Done:
+    return Done(
+        set=manifest.name,
+        new=new,
+        tools=len(manifest.entries),
+        emulated=len(manifest.left),
+        size=manifest.size,
+    )
+
+
+def _files(packages: list[archives.Package]) -> list[str]:
+    return [archives.file_name(package) for package in packages]
+
+
+def _forget_others(directory: Path, keep: set[str]) -> None:
+    for path in directory.iterdir():
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+
+
+def main() -> int:
+    """Read a request, fill the store, tell of it. Exit status 0, or 1 when it failed."""
+
+    def say(message: Message) -> None:
+        sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+        sys.stdout.buffer.flush()
+
+    os.umask(0o022)
+    try:
+        request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+        say(fill(request, lambda words: say(Progress(doing=words))))
+    except MaidError as error:
+        say(Failed(message=error.message, hint=error.hint))
+        return 1
+    except (OSError, msgspec.MsgspecError) as error:
+        say(Failed(message=f"the store could not be filled: {error}", hint=""))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

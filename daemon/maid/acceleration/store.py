@@ -1,0 +1,325 @@
+"""The native store: a directory that holds sets of native tools, and the records that find them.
+
+Containers have it mounted read-only while it changes, so every change is a rename: a set appears
+whole, a record appears whole, and a record goes before the set it points to. One process at a time
+writes (a lock); readers need none. How full it is and what it was last used for is kept outside,
+beside it, where no container looks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from maid.acceleration import records
+from maid.acceleration.relocate import NAME_LENGTH
+from maid.acceleration.sets import FORMAT, MANIFEST, Entry, Manifest
+from maid.errors import MaidError
+
+RECORDS = "id"
+_NAME = re.compile(rf"[a-z0-9]{{{NAME_LENGTH}}}")
+_TEMPORARY = ".new-"
+_LOCK_SECONDS = 60.0
+
+
+class StoreError(MaidError):
+    """The store cannot be written, or is not as it was made."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of the store that is not as it was made."""
+
+    path: str
+    problem: str
+
+
+class Store:
+    """The store in the directory `root`; `notes` is a directory for what is known about it.
+
+    Both are made when they are not there. Raises StoreError when `root` is not a directory that
+    only this user can write, for it is executed from by everybody.
+    """
+
+    def __init__(self, root: Path, notes: Path) -> None:
+        self.root = root
+        self._notes = notes
+        self._manifests: dict[str, tuple[tuple[int, int], Manifest]] = {}
+        try:
+            notes.mkdir(mode=0o755, parents=True, exist_ok=True)
+            root.mkdir(mode=0o755, parents=True, exist_ok=True)
+            (root / RECORDS).mkdir(mode=0o755, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"the native store {root} cannot be made: {error}") from error
+        for path in (root, root / RECORDS):
+            found = path.lstat()
+            if (
+                not stat.S_ISDIR(found.st_mode)
+                or found.st_uid != os.geteuid()
+                or found.st_mode & 0o022
+            ):
+                raise StoreError(
+                    f"{path} is not a directory that only this user can write",
+                    "remove it; maid makes it again",
+                )
+            # Whatever the umask was: containers' users read it.
+            path.chmod(0o755)
+
+    def sets(self) -> list[Manifest]:
+        """The sets there are, by name; those of another format are none."""
+        found = []
+        for path in sorted(self.root.iterdir()):
+            manifest = self._manifest(path) if _NAME.fullmatch(path.name) else None
+            if manifest is not None:
+                found.append(manifest)
+        return found
+
+    def get(self, name: str) -> Manifest | None:
+        """The set of that name."""
+        return self._manifest(self.root / name) if _NAME.fullmatch(name) else None
+
+    def entries(self) -> dict[str, tuple[Manifest, Entry]]:
+        """What stands in for each build-id, as the records say."""
+        found: dict[str, tuple[Manifest, Entry]] = {}
+        for manifest in self.sets():
+            for entry in manifest.entries:
+                program = f"{records.MOUNT}/{manifest.name}/{entry.program}"
+                if entry.build_id not in found and self._program(entry.build_id) == program:
+                    found[entry.build_id] = (manifest, entry)
+        return found
+
+    def publish(self, directory: Path, manifest: Manifest) -> None:
+        """Make the set in `directory`, on the store's file system, visible, and then its records.
+
+        A set that is there already stays, and the directory is removed. A build-id that another set
+        has a record for keeps it. Raises StoreError.
+        """
+        try:
+            _write(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+            _settle(directory)
+            with self._locked():
+                target = self.root / manifest.name
+                if self._manifest(target) is not None:
+                    shutil.rmtree(directory)
+                else:
+                    if target.exists():  # of another format, or damaged
+                        self._remove(manifest.name)
+                    directory.rename(target)
+                    _sync(self.root)
+                self._write_records(manifest.entries)
+        except OSError as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise StoreError(
+                f"the native store {self.root} cannot be written: {error}",
+                "is the disk full? maid accel prune",
+            ) from error
+        self.used(manifest.name)
+
+    def used(self, name: str) -> None:
+        """Note that a set was used now."""
+        try:
+            (self._notes / f"used-{name}").touch()
+        except OSError:
+            return  # only the order in which sets are removed depends on it
+
+    def last_used(self, name: str) -> float:
+        """When a set was last used, in seconds since 1970, 0 if that is not known."""
+        try:
+            return (self._notes / f"used-{name}").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def prune(self, size: int | None = None, unused: float | None = None) -> list[Manifest]:
+        """Remove sets not used for `unused` seconds, then the least used ones until the store has
+        at most `size` bytes; and what was left behind half made. Returns the sets removed.
+
+        A step that runs a tool of a removed set goes on; its next start is emulated. Raises
+        StoreError.
+        """
+        try:
+            with self._locked():
+                now = time.time()
+                self._remove_temporary(now)
+                sets = sorted(self.sets(), key=lambda each: self.last_used(each.name))
+                total = sum(each.size for each in sets)
+                removed = []
+                for each in sets:
+                    old = unused is not None and now - self.last_used(each.name) > unused
+                    if old or (size is not None and total > size):
+                        self._remove(each.name)
+                        total -= each.size
+                        removed.append(each)
+                # What others have too is found there from now on.
+                for manifest in self.sets():
+                    self._write_records(manifest.entries)
+                return removed
+        except OSError as error:
+            raise StoreError(f"the native store {self.root} cannot be pruned: {error}") from error
+
+    def verify(self) -> list[Damage]:
+        """Compare every file with the digest it was made with, and every record."""
+        found = []
+        known: dict[str, set[bytes]] = {}
+        for manifest in self.sets():
+            found += list(self._verify_set(manifest))
+            for entry in manifest.entries:
+                known.setdefault(entry.build_id, set()).add(entry.record)
+        for path in sorted((self.root / RECORDS).iterdir()):
+            if path.name.startswith(_TEMPORARY):
+                continue
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                found.append(Damage(f"{RECORDS}/{path.name}", str(error)))
+                continue
+            if content not in known.get(path.name, ()):
+                found.append(Damage(f"{RECORDS}/{path.name}", "no set has this record"))
+        return found
+
+    def drop(self, name: str) -> None:
+        """Remove one set and its records. Raises StoreError."""
+        try:
+            with self._locked():
+                self._remove(name)
+                for manifest in self.sets():
+                    self._write_records(manifest.entries)
+        except OSError as error:
+            raise StoreError(f"the set {name} cannot be removed: {error}") from error
+
+    # ------------------------------------------------------------------------------------------
+
+    def _verify_set(self, manifest: Manifest) -> Iterator[Damage]:
+        root = self.root / manifest.name
+        there = {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
+        for name in sorted(there | manifest.digests.keys()):
+            if name == MANIFEST:
+                continue
+            path, shown = root / name, f"{manifest.name}/{name}"
+            if name not in there:
+                yield Damage(shown, "it is missing")
+            elif name not in manifest.digests:
+                yield Damage(shown, "it does not belong there")
+            elif path.is_symlink() or not path.is_file():
+                yield Damage(shown, "it is not a regular file")
+            elif path.lstat().st_mode & 0o7022 or path.lstat().st_uid != os.geteuid():
+                yield Damage(shown, "its owner or mode was changed")
+            elif hashlib.sha256(path.read_bytes()).hexdigest() != manifest.digests[name]:
+                yield Damage(shown, "its content was changed")
+
+    def _manifest(self, path: Path) -> Manifest | None:
+        file = path / MANIFEST
+        try:
+            found = file.stat()
+            key = (found.st_mtime_ns, found.st_ino)
+            cached = self._manifests.get(path.name)
+            if cached is not None and cached[0] == key:
+                return cached[1]
+            manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
+        except (OSError, msgspec.DecodeError):
+            return None
+        if manifest.format != FORMAT or manifest.name != path.name:
+            return None
+        self._manifests[path.name] = (key, manifest)
+        return manifest
+
+    def _program(self, build_id: str) -> str:
+        try:
+            return records.decode((self.root / RECORDS / build_id).read_bytes())[0]
+        except (OSError, records.RecordError):
+            return ""
+
+    def _write_records(self, entries: Iterable[Entry]) -> None:
+        directory = self.root / RECORDS
+        for entry in entries:
+            program = self._program(entry.build_id)
+            there = self.root / program.removeprefix(f"{records.MOUNT}/")
+            if program and there.is_file():
+                continue
+            temporary = directory / f"{_TEMPORARY}{entry.build_id}"
+            _write(temporary, entry.record)
+            temporary.rename(directory / entry.build_id)
+        _sync(directory)
+
+    def _remove(self, name: str) -> None:
+        """The records first: what a record names is always there."""
+        directory = self.root / RECORDS
+        for path in directory.iterdir():
+            if self._program(path.name).startswith(f"{records.MOUNT}/{name}/"):
+                path.unlink()
+        _sync(directory)
+        gone = self.root / f"{_TEMPORARY}gone-{name}"
+        shutil.rmtree(gone, ignore_errors=True)
+        (self.root / name).rename(gone)
+        shutil.rmtree(gone)
+        (self._notes / f"used-{name}").unlink(missing_ok=True)
+        self._manifests.pop(name, None)
+
+    def _remove_temporary(self, now: float) -> None:
+        """What a killed maker left: older than any making takes."""
+        for path in self.root.glob(f"{_TEMPORARY}*"):
+            if now - path.lstat().st_mtime > 3600:
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        file = os.open(self._notes / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            limit = time.monotonic() + _LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > limit:
+                        raise StoreError(
+                            f"another process has written to the store for {_LOCK_SECONDS:.0f} s"
+                        ) from None
+                    time.sleep(0.05)
+            yield
+        finally:
+            os.close(file)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchmod(file, 0o644)
+        done = 0
+        while done < len(data):
+            done += os.write(file, data[done:])
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _settle(directory: Path) -> None:
+    """Modes that everybody can read, and everything on the disk."""
+    for path, _, names in os.walk(directory):
+        os.chmod(path, 0o755)
+        for name in names:
+            file = os.open(os.path.join(path, name), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+        _sync(Path(path))
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
