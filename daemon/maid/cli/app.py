@@ -17,6 +17,7 @@ import typer
 
 from maid import __version__
 from maid.cli import common, render
+from maid.cli.accel import accel
 from maid.cli.common import Command, config_path, connect, exit_with, show_json, socket_path
 from maid.client import DEFAULT_SOCKET
 from maid.errors import MaidError
@@ -29,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(accel)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document (docs/json.md).")]
 

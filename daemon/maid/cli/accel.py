@@ -1,0 +1,133 @@
+"""`maid accel …`: the native store, and proofs of what it does. Each command asks the daemon; what
+runs steps is in verify.py and profile.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from maid.cli.common import Command, exit_with, socket_path
+from maid.errors import UsageError
+
+accel = typer.Typer(
+    name="accel",
+    help="Native tools for emulated steps: fill the store, look at it, prove what it does.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document (docs/json.md).")]
+CommandArgument = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(metavar="-- CMD [ARG]...", help="The command, in the rootfs."),
+]
+PlatformOption = Annotated[
+    str, typer.Option(help="The platform; that of the rootfs if it is left out.", metavar="P")
+]
+EnvOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--env", "-e", help="K=V, or K to pass on one's own.", metavar="K[=V]"),
+]
+CwdOption = Annotated[str, typer.Option(help="The working directory inside.", metavar="DIR")]
+UserOption = Annotated[
+    str, typer.Option(help="User and group inside, ids or names.", metavar="UID[:GID]")
+]
+BindOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(help="Mount a file or directory of the host, read-only.", metavar="SRC:DST"),
+]
+TmpfsOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(help="Mount an empty tmpfs, for example /tmp.", metavar="DIR"),
+]
+NetworkOption = Annotated[
+    str, typer.Option(help="The configuration's if it is left out.", metavar="none|host")
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(min=0.0, help="End each run after S seconds.", metavar="S", show_default=False),
+]
+
+
+@accel.command(
+    cls=Command,
+    short_help="Prove that acceleration changes nothing.",
+    context_settings={"allow_interspersed_args": False},
+)
+def verify(
+    command: CommandArgument = None,
+    rootfs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Run CMD in it, twice; without it: check the store.", metavar="DIR"),
+    ] = None,
+    platform: PlatformOption = "",
+    env: EnvOption = None,
+    cwd: CwdOption = "/",
+    user: UserOption = "0",
+    bind: BindOption = None,
+    tmpfs: TmpfsOption = None,
+    network: NetworkOption = "",
+    timeout: TimeoutOption = 0.0,
+    ignore: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="Leave out these paths; * matches a / too. May be repeated.", metavar="GLOB"
+        ),
+    ] = None,
+    keep: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Keep what each run made in DIR, an empty one.", metavar="DIR"),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail also where the step varies by itself.")
+    ] = False,
+    require: Annotated[
+        bool, typer.Option("--require", help="Fail also where nothing ran natively.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run CMD with and without acceleration, each from the state in which the rootfs is, and
+    compare every file that was made or changed: type, content, mode, owner, links, attributes; and
+    the command's exit status and output. The rootfs itself stays as it is. Exit status 0: the same;
+    1: not; as maid run's when the step cannot be run.
+
+    Without --rootfs: compare every file of the store with the digest it was made with."""
+    if rootfs is None:
+        raise UsageError("a root file system is missing", "--rootfs DIR")
+    if not command:
+        raise UsageError("a command is missing", "maid accel verify --rootfs DIR -- CMD [ARG…]")
+    from maid.cli.run import Request
+    from maid.cli.verify import show
+
+    request = Request(
+        command=command,
+        rootfs=rootfs.absolute(),
+        platform=platform,
+        env=env or [],
+        cwd=cwd,
+        user=user,
+        bind=_readonly(bind or []),
+        tmpfs=tmpfs or [],
+        network=network,
+        timeout=timeout,
+        require_acceleration=require,
+    )
+    exit_with(
+        show(
+            socket_path(),
+            request,
+            ignored=ignore or [],
+            keep=keep,
+            strict=strict,
+            as_json=as_json,
+        )
+    )
+
+
+def _readonly(binds: list[str]) -> list[str]:
+    """The bind mounts, read-only: what one run writes there the next one would find."""
+    if any(bind.endswith(":rw") for bind in binds):
+        raise UsageError("bind mounts are read-only here: each run starts from the same state")
+    return [bind if bind.endswith(":ro") else f"{bind}:ro" for bind in binds]
