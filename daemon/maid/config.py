@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -24,8 +25,11 @@ from msgspec import Struct
 from maid.errors import ConfigError
 from maid.platforms import PlatformError, host, parse
 from maid.settings import (
+    Accelerate,
+    Acceleration,
     Config,
     Emulation,
+    Fill,
     Level,
     Log,
     Network,
@@ -40,8 +44,11 @@ from maid.settings import (
 
 __all__ = [
     "DEFAULT",
+    "Accelerate",
+    "Acceleration",
     "Config",
     "Emulation",
+    "Fill",
     "Level",
     "Log",
     "Network",
@@ -199,6 +206,11 @@ def _check(config: Config, source: Path) -> None:
                 raise ConfigError(
                     f"{where}.cpu cannot be {settings.cpu!r}", "write the model alone, without -cpu"
                 )
+    for mirror in config.acceleration.mirrors:
+        if not re.fullmatch(r"(https?|file)://[^\s\"\\\[\]]+", mirror):
+            raise ConfigError(
+                f"{source}: acceleration.mirrors cannot be {mirror!r}", "http://HOST/debian"
+            )
     runtime = config.steps.runtime
     if runtime not in ("auto", "crun", "runc") and not runtime.startswith("/"):
         raise ConfigError(

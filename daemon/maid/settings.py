@@ -256,6 +256,66 @@ class Paths(Struct, frozen=True, kw_only=True):
     ] = Path("/var/lib/maid")
 
 
+class Accelerate(StrEnum):
+    """Whether native tools stand in for a step's programs that does not say."""
+
+    OFF = "off"
+    AUTO = "auto"
+    REQUIRE = "require"
+
+
+class Fill(StrEnum):
+    """What to do for a root file system that the native store has no tools for."""
+
+    OFF = "off"
+    AUTO = "auto"
+    WAIT = "wait"
+
+
+class Acceleration(Struct, frozen=True, kw_only=True):
+    """[acceleration]: native tools in foreign steps and containers (docs/acceleration.md)."""
+
+    accelerate: Annotated[
+        Accelerate,
+        Meta(
+            description="Whether a step that does not say uses native tools. off: no store is"
+            " made, for other engines' containers neither. require: a step whose root file system"
+            " has none is refused."
+        ),
+    ] = Accelerate.AUTO
+    fill: Annotated[
+        Fill,
+        Meta(
+            description="What to do when a root file system is seen that the store has no tools"
+            " for. off: nothing (maid accel add). auto: fetch them in the background; a running"
+            " step profits from then on. wait: the step waits for them."
+        ),
+    ] = Fill.AUTO
+    max_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="How large the store may grow, in bytes: after each filling the least used"
+            " tools go. 0 is no limit.",
+        ),
+    ] = 4 << 30
+    keyrings: Annotated[
+        tuple[Path, ...],
+        Meta(
+            description="Files with the keys that archives may be signed with. Unset: the"
+            " distribution's in /usr/share/keyrings, from its keyring package.",
+        ),
+    ] = ()
+    mirrors: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Addresses of the archives to fetch packages from, known by how they end:"
+            " /debian, /debian-security, /ubuntu, /ubuntu-ports. Unset: those that this machine"
+            " itself installs from, then the distribution's own."
+        ),
+    ] = ()
+
+
 class Log(Struct, frozen=True, kw_only=True):
     """[log]"""
 
@@ -270,6 +330,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     emulation: Emulation = Emulation()
     steps: Steps = Steps()
+    acceleration: Acceleration = Acceleration()
     socket: Socket = Socket()
     paths: Paths = Paths()
     log: Log = Log()

@@ -295,23 +295,24 @@ def keyrings(distribution: Distribution, configured: Iterable[Path], root: Path)
     return found[:1] if not configured else found
 
 
-def mirrors(
-    distribution: Distribution, configured: str, security: str, named: Iterable[str]
-) -> list[Mirrors]:
-    """The mirrors to try: the configured one, those that `named` (package sources) has for the
-    distribution, its own."""
+def mirrors(distribution: Distribution, lists: Iterable[Iterable[str]]) -> list[Mirrors]:
+    """The mirrors to try: what each of the lists of addresses has for the distribution, by how they
+    end, then its own. What a list does not have is taken from the distribution's own."""
     usual = Mirrors(distribution.main, distribution.security, distribution.ports)
     found = []
-    if configured:
-        found.append(Mirrors(configured, security or usual.security, configured))
-    last = f"/{distribution.name}"
-    main = next((uri for uri in named if uri.endswith(last)), "")
-    secure = next((uri for uri in named if "security" in uri), "")
-    if main:
-        found.append(Mirrors(main, secure or usual.security, usual.ports))
-    if usual not in found:
-        found.append(usual)
-    return found
+    for addresses in map(tuple, lists):
+
+        def ending(text: str, otherwise: str, addresses: tuple[str, ...] = addresses) -> str:
+            return next((each for each in addresses if each.endswith(text)), otherwise)
+
+        main = ending(f"/{distribution.name}", "")
+        if main:
+            # Where there is no archive of its own for security (Ubuntu), the main one has it.
+            own = usual.security if usual.security != usual.main else main
+            secure = ending(f"/{distribution.name}-security", own)
+            ports = usual.ports and ending(f"/{distribution.name}-ports", usual.ports)
+            found.append(Mirrors(main, secure, ports))
+    return list(dict.fromkeys([*found, usual]))
 
 
 def machine_settings() -> str:
@@ -330,12 +331,12 @@ def machine_settings() -> str:
     return "".join(f"{line[0]}\n" for line in _SETTINGS.findall(done.stdout))
 
 
-def machine_mirrors(codename: str) -> list[str]:
-    """The archives from which this machine's own package lists for a release are."""
-    command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)"]
+def machine_mirrors() -> list[str]:
+    """The archives that this machine's own package lists are from, each once."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     try:
         done = subprocess.run(
-            [*command, "Created-By: Packages"],
+            command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -344,8 +345,7 @@ def machine_mirrors(codename: str) -> list[str]:
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = [line.split(" ", 1) for line in done.stdout.splitlines() if " " in line]
-    return list(dict.fromkeys(uri.rstrip("/") for release, uri in rows if codename in release))
+    return list(dict.fromkeys(uri.rstrip("/") for uri in done.stdout.split()))
 
 
 def _package(paragraph: str) -> Package | None:

@@ -29,8 +29,8 @@ from maid.errors import MaidError
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What to fill in. `state` is maid's state directory, `installed` the versions of a root file
     system's packages ({} for the newest of everything), `named` the archives its package sources
-    name, `mirror` and `security` configured ones, `keyrings` configured files of keys, `keys` the
-    root whose own keys are trusted ("/" for this machine's)."""
+    name, `mirrors` are configured ones, `keyrings` configured files of keys, `keys` the root whose
+    own keys are trusted ("/" for this machine's)."""
 
     state: str
     distribution: str
@@ -39,8 +39,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     foreign: str
     installed: dict[str, str] = {}
     named: list[str] = []
-    mirror: str = ""
-    security: str = ""
+    mirrors: list[str] = []
     keyrings: list[str] = []
     keys: str = "/"
 
@@ -52,13 +51,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    """The set that has what was asked for, and whether it is new."""
+    """The set that has what was asked for, and whether it is new; `tools` are counted, `size` is in
+    bytes, `left` are the tools that stay emulated."""
 
     set: str
     new: bool
     tools: int
-    emulated: int
     size: int
+    left: list[sets.Left]
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -86,11 +86,10 @@ def fill(request: Request, tell: sets.Tell) -> Done:
     work = state / "acceleration" / f"{request.distribution}-{request.codename}-{foreign.debian}"
     keyrings = archives.keyrings(distribution, map(Path, request.keyrings), Path(request.keys))
     archive = Archive(work / "apt", distribution, request.codename, native, foreign, keyrings)
-    named = [*archives.machine_mirrors(request.codename), *request.named]
-    if not named or not any(request.codename in uri for uri in named):
-        named += archives.machine_mirrors("")
     tell("asking the archive")
-    mirror = archive.update(archives.mirrors(distribution, request.mirror, request.security, named))
+    mirror = archive.update(
+        archives.mirrors(distribution, (request.mirrors, archives.machine_mirrors(), request.named))
+    )
     selection = sets.select(TOOLS, archive, request.installed)
     if not selection.pairs:
         raise ArchiveError(
@@ -102,7 +101,7 @@ def fill(request: Request, tell: sets.Tell) -> Done:
     known = store.get(name)
     if known is not None:
         store.used(name)
-        return _done(known, new=False)
+        return _done(known, [*selection.left, *known.left], new=False)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=state / "acceleration") as temporary:
         # Packages are kept for the next set of this release, which shares most of them.
         packages = work / "packages"
@@ -132,8 +131,8 @@ def fill(request: Request, tell: sets.Tell) -> Done:
             store.publish(maker.place.root, manifest)
         finally:
             shutil.rmtree(maker.place.root, ignore_errors=True)
-        _forget_others(packages, {sets_file.name for sets_file in map(Path, _files(used))})
-    return _done(manifest, new=True)
+        _forget_others(packages, {archives.file_name(package) for package in used})
+    return _done(manifest, manifest.left, new=True)
 
 
 def machine(name: str) -> Machine:
@@ -145,18 +144,14 @@ def machine(name: str) -> Machine:
     return MACHINES[name]
 
 
-def _done(manifest: Manifest, new: bool) -> Done:
+def _done(manifest: Manifest, left: list[sets.Left], new: bool) -> Done:
     return Done(
         set=manifest.name,
         new=new,
         tools=len(manifest.entries),
-        emulated=len(manifest.left),
         size=manifest.size,
+        left=left,
     )
-
-
-def _files(packages: list[archives.Package]) -> list[str]:
-    return [archives.file_name(package) for package in packages]
 
 
 def _forget_others(directory: Path, keep: set[str]) -> None:

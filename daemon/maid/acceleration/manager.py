@@ -1,0 +1,440 @@
+"""The daemon's side of the native store: what a root file system needs, and having it fetched.
+
+A root file system that is seen for the first time is looked at (facts.py) and held against the sets
+there are; what is missing is fetched by a process of its own (fill.py), one at a time, while steps
+go on. A step profits from the moment its set is published: the front looks for a record at each
+program's start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from maid.acceleration import facts, fill
+from maid.acceleration.facts import Facts
+from maid.acceleration.fill import Done, Failed, Progress, Request
+from maid.acceleration.model import MACHINES, Machine
+from maid.acceleration.sets import Left, Manifest
+from maid.acceleration.store import Damage, Store, StoreError
+from maid.acceleration.tools import TOOLS
+from maid.config import Accelerate, Config, Fill
+from maid.errors import MaidError
+from maid.platforms import host
+
+log = logging.getLogger(__name__)
+
+RETRY = 3600.0
+"""Seconds until a filling that failed is tried again for the same root file system."""
+
+WAIT = 600.0
+"""Seconds that a step waits at most for a filling, where the configuration says so."""
+
+REMEMBERED = 512
+"""Root file systems whose verdict is kept, by the state of their package database."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the store has for a root file system: `ready`, all that it can have; `reason` why not,
+    or not yet, or ""; `sets` the names of the sets that serve it."""
+
+    ready: bool
+    reason: str
+    sets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """How the store stands. `path` where it is, "" when acceleration is off; `problem` why there is
+    none, or ""; `size` and `limit` in bytes, 0 for no limit; `filling` what is being fetched for
+    which release, or ""; `failures` what could not be had, newest last."""
+
+    path: str
+    problem: str
+    size: int
+    limit: int
+    sets: list[Manifest]
+    filling: str
+    failures: list[str]
+
+
+class FillFailed(MaidError):
+    """The store could not be filled."""
+
+
+def host_machine() -> Machine | None:
+    """This host's architecture, if the store can hold tools for it."""
+    native = {"amd64": "amd64", "arm64": "arm64"}.get(host().architecture)
+    return MACHINES[native] if native else None
+
+
+class Acceleration:
+    """The native store of a daemon. `emit` is told of events: kind, target, sentence."""
+
+    def __init__(self, config: Config, emit: Callable[[str, str, str], None]) -> None:
+        self._config = config
+        self._emit = emit
+        self._native = host_machine()
+        self._store: Store | None = None
+        self._root = -1
+        self._problem = ""
+        self._filling: dict[str, asyncio.Task[Done]] = {}
+        self._doing = ""
+        self._one = asyncio.Lock()
+        self._failed: dict[str, tuple[float, str]] = {}
+        self._seen: dict[tuple[object, ...], tuple[tuple[str, ...], Seen]] = {}
+        self._left: dict[str, dict[tuple[str, str, str], Left]] = {}
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Take a new configuration; make the store where there is to be one."""
+        self._config = config
+        self._seen.clear()
+        if config.acceleration.accelerate is Accelerate.OFF or self._native is None:
+            self._problem = (
+                "switched off: [acceleration] accelerate"
+                if self._native is not None
+                else "there are no native tools for this machine's architecture"
+            )
+            self.close_root()
+            self._store = None
+            return
+        if self._store is None:
+            state = config.paths.state
+            try:
+                self._store = Store(state / "store", state / "acceleration")
+                self._root = os.open(self._store.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._problem = ""
+            except (StoreError, OSError) as error:
+                self._store = None
+                self._problem = str(error)
+                self._emit("refused", "", f"programs are not accelerated: {error}")
+
+    def close_root(self) -> None:
+        """Let go of the store's directory."""
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    async def close(self) -> None:
+        """End what is being fetched; what is published stays."""
+        tasks = list(self._filling.values())
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError, MaidError):
+                await task
+        self.close_root()
+
+    def root(self) -> int | None:
+        """A descriptor (O_PATH) of the store's directory, which stays open; None without one."""
+        return self._root if self._root >= 0 else None
+
+    def tools_of(self, ids: Iterable[bytes]) -> dict[bytes, str]:
+        """The names of the tools that stand in for the programs of these build-ids."""
+        if self._store is None:
+            return {}
+        entries = self._store.entries()
+        found = {}
+        for build_id in ids:
+            known = entries.get(build_id.hex())
+            if known is not None:
+                found[build_id] = known[1].tool
+        return found
+
+    # What a root file system needs -------------------------------------------------------------
+
+    async def seen(
+        self, rootfs: int, *, wait: bool, require: bool = False, trusted: bool = False
+    ) -> Seen:
+        """What the store has for the root file system `rootfs` (a directory's descriptor); what is
+        missing is fetched, if the configuration says so.
+
+        With `wait` and the configuration's, or `require`, this waits for it. `trusted`: the
+        addresses of archives that the root file system names may be asked too (never its keys).
+        """
+        if self._store is None:
+            return Seen(False, self._problem)
+        stamp = await asyncio.to_thread(facts.stamp, rootfs)
+        known = self._seen.get(stamp)
+        names = tuple(each.name for each in self._store.sets())
+        if known is not None and known[0] == names and known[1].ready:
+            for name in known[1].sets:
+                self._store.used(name)
+            return known[1]
+        try:
+            found = await asyncio.to_thread(facts.read, rootfs)
+        except facts.UnknownRootfs as error:
+            return Seen(False, error.message)
+        seen, missing = self._cover(found)
+        fills = self._config.acceleration.fill
+        if missing and fills is not Fill.OFF:
+            named = await asyncio.to_thread(facts.mirrors, rootfs) if trusted else []
+            seen = await self._have(found, named, wait and (require or fills is Fill.WAIT), seen)
+        if any(stamp) and seen.ready:
+            if len(self._seen) >= REMEMBERED:
+                self._seen.clear()
+            names = tuple(each.name for each in self._store.sets())
+            self._seen[stamp] = (names, seen)
+        return seen
+
+    def _cover(self, found: Facts) -> tuple[Seen, bool]:
+        """What the sets there are have for these packages, and whether more could be fetched."""
+        assert self._store is not None and self._native is not None
+        foreign = MACHINES.get(found.architecture)
+        if foreign is None or foreign == self._native:
+            return Seen(False, f"there are no native tools for {found.architecture} here"), False
+        wanted = {
+            (package, found.packages[package])
+            for tool in TOOLS
+            if tool.serves(self._native, foreign)
+            for package in (tool.package.replace("{gnu}", foreign.gnu),)
+            if package in found.packages
+        }
+        if not wanted:
+            return Seen(False, "it has none of the programs that native tools stand in for"), False
+        serving: list[str] = []
+        left = self._left.get(found.release + found.architecture, {})
+        rest = wanted - {(package, version) for _, package, version in left}
+        for manifest in self._store.sets():
+            if (manifest.distribution, manifest.native, manifest.foreign) != (
+                found.distribution,
+                self._native.debian,
+                found.architecture,
+            ):
+                continue
+            has = {(entry.package, entry.version) for entry in manifest.entries}
+            if has & wanted:
+                serving.append(manifest.name)
+                self._store.used(manifest.name)
+            rest -= has | {(each.package, each.version) for each in manifest.left}
+        if rest:
+            package, version = min(rest)
+            more = f" and {len(rest) - 1} more" if len(rest) > 1 else ""
+            return Seen(
+                False,
+                f"the store has no tools for {package} {version}{more} of {found.release}"
+                f" {found.architecture}",
+                tuple(serving),
+            ), True
+        if not serving:
+            reason = next(iter(left.values())).reason if left else "none is of the same version"
+            return Seen(False, f"every tool stays emulated: {reason}"), False
+        return Seen(True, "", tuple(serving)), False
+
+    async def _have(self, found: Facts, named: list[str], wait: bool, seen: Seen) -> Seen:
+        assert self._native is not None
+        rows = sorted(found.packages.items())
+        key = hashlib.sha256(repr((found.release, found.architecture, rows)).encode()).hexdigest()
+        failed = self._failed.get(key)
+        if failed is not None and time.monotonic() - failed[0] < RETRY:
+            return Seen(False, failed[1], seen.sets)
+        task = self._filling.get(key)
+        if task is None:
+            request = self._request(
+                found.distribution, found.codename, found.architecture, dict(found.packages), named
+            )
+            task = asyncio.ensure_future(self._fill(request, lambda _: None))
+            self._filling[key] = task
+            task.add_done_callback(lambda done: self._filled(key, found, done))
+        if not wait:
+            return Seen(False, f"{seen.reason}; they are being fetched", seen.sets)
+        try:
+            await asyncio.wait_for(asyncio.shield(task), WAIT)
+        except TimeoutError:
+            return Seen(False, f"{seen.reason}; they are still being fetched", seen.sets)
+        except MaidError as error:
+            return Seen(False, str(error), seen.sets)
+        return self._cover(found)[0]
+
+    def _filled(self, key: str, found: Facts, task: asyncio.Task[Done]) -> None:
+        self._filling.pop(key, None)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._failed[key] = (time.monotonic(), str(error))
+            self._emit(
+                "refused", "", f"{found.release} {found.architecture} stays emulated: {error}"
+            )
+            return
+        # The set says so too, but not when it was there before and others found more missing.
+        known = self._left.setdefault(found.release + found.architecture, {})
+        known.update({(each.tool, each.package, each.version): each for each in task.result().left})
+
+    # Filling ------------------------------------------------------------------------------------
+
+    async def add(
+        self,
+        release: str,
+        architecture: str,
+        tell: Callable[[str], None],
+        *,
+        rootfs: int = -1,
+        keys: str = "/",
+    ) -> Done:
+        """Fill the store with the newest of a release ("debian:trixie") for one architecture, or
+        with the versions of the root file system `rootfs` (a descriptor), then release and
+        architecture "" mean its own. `keys` is a root whose keys are trusted.
+
+        Raises FillFailed, UnknownRootfs, StoreError.
+        """
+        if self._store is None:
+            raise StoreError(f"there is no native store: {self._problem}")
+        installed: dict[str, str] = {}
+        named: list[str] = []
+        if rootfs >= 0:
+            found = await asyncio.to_thread(facts.read, rootfs)
+            named = await asyncio.to_thread(facts.mirrors, rootfs)
+            installed = dict(found.packages)
+            release, architecture = found.release, found.architecture
+        distribution, _, codename = release.partition(":")
+        request = self._request(distribution, codename, architecture, installed, named, keys)
+        return await self._fill(request, tell)
+
+    def _request(
+        self,
+        distribution: str,
+        codename: str,
+        architecture: str,
+        installed: dict[str, str],
+        named: list[str],
+        keys: str = "/",
+    ) -> Request:
+        assert self._native is not None
+        settings = self._config.acceleration
+        return Request(
+            state=str(self._config.paths.state),
+            distribution=distribution,
+            codename=codename,
+            native=self._native.debian,
+            foreign=architecture,
+            installed=installed,
+            named=named,
+            mirrors=list(settings.mirrors),
+            keyrings=[str(path) for path in settings.keyrings],
+            keys=keys,
+        )
+
+    async def _fill(self, request: Request, tell: Callable[[str], None]) -> Done:
+        assert self._store is not None
+        release = f"{request.distribution}:{request.codename} {request.foreign}"
+        async with self._one:
+            self._emit("filling", "", f"fetching native tools for {release}")
+
+            def doing(words: str) -> None:
+                self._doing = f"{release}: {words}"
+                tell(words)
+
+            begun = time.monotonic()
+            try:
+                done = await _worker(request, doing)
+            finally:
+                self._doing = ""
+            self._seen.clear()
+            if done.new:
+                self._emit(
+                    "filled",
+                    "",
+                    f"{done.tools} native tools for {release} in {time.monotonic() - begun:.0f} s"
+                    f" ({done.size >> 20} MiB); {len(done.left)} stay emulated",
+                )
+            limit = self._config.acceleration.max_bytes
+            if limit:
+                await asyncio.to_thread(self._store.prune, size=limit)
+            return done
+
+    # Keeping ------------------------------------------------------------------------------------
+
+    def status(self) -> StoreStatus:
+        """How the store stands."""
+        sets = self._store.sets() if self._store else []
+        return StoreStatus(
+            path=str(self._store.root) if self._store else "",
+            problem=self._problem,
+            size=sum(each.size for each in sets),
+            limit=self._config.acceleration.max_bytes,
+            sets=sets,
+            filling=self._doing,
+            failures=[reason for _, reason in self._failed.values()],
+        )
+
+    def last_used(self, name: str) -> float:
+        """When a set was last used, in seconds since 1970, 0 if that is not known."""
+        return self._store.last_used(name) if self._store else 0.0
+
+    async def verify(self) -> list[Damage]:
+        """Every file that is not as it was made. A damaged set is removed: its tools are emulated
+        until it is fetched again."""
+        if self._store is None:
+            return []
+        damages = await asyncio.to_thread(self._store.verify)
+        for name in {damage.path.split("/")[0] for damage in damages}:
+            if self._store.get(name) is not None:
+                await asyncio.to_thread(self._store.drop, name)
+                self._emit("refused", "", f"the damaged set {name} was removed from the store")
+        self._seen.clear()
+        return damages
+
+    async def prune(self, size: int | None, unused: float | None) -> list[Manifest]:
+        """Remove sets that were not used for `unused` seconds, and the least used ones until `size`
+        bytes are left. Raises StoreError."""
+        if self._store is None:
+            return []
+        removed = await asyncio.to_thread(self._store.prune, size, unused)
+        self._seen.clear()
+        return removed
+
+
+async def _worker(request: Request, tell: Callable[[str], None]) -> Done:
+    """Run fill.py for a request. Raises FillFailed. Cancelled, it ends the process."""
+    process = await asyncio.create_subprocess_exec(
+        # It is not to be in the way of what the machine is there for.
+        *("nice", "-n", "10", sys.executable, "-m", fill.__name__),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(Path(fill.__file__).parents[2])},
+        start_new_session=True,
+        limit=1 << 22,
+    )
+    assert process.stdin and process.stdout and process.stderr
+    try:
+        process.stdin.write(msgspec.json.encode(request))
+        process.stdin.close()
+        words = asyncio.ensure_future(process.stderr.read())
+        done: Done | None = None
+        failed = Failed(message="the process that fetches native tools ended early", hint="")
+        async for line in process.stdout:
+            message = msgspec.json.decode(line, type=fill.Message)
+            match message:
+                case Progress():
+                    tell(message.doing)
+                case Done():
+                    done = message
+                case Failed():
+                    failed = message
+        said = (await words).decode(errors="replace").strip()
+        await process.wait()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        await process.wait()
+        raise
+    if said:
+        log.warning("%s: %s", fill.__name__, said[-2000:])
+    if done is None:
+        raise FillFailed(failed.message, failed.hint)
+    return done
