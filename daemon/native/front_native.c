@@ -159,7 +159,8 @@ void native(const struct process *process, const struct store *store)
 	else
 		build_id_of_path(process->argv[1], window, &id);
 	size = allowed && id.size ? read_record(&id, store, record) : 0;
-	if (size && rules_allow(record, size, process->argv + 2, process->envp, &wanted) &&
+	if (size &&
+	    rules_allow(record, size, process->argv + 2, process->envp, window, &wanted) &&
 	    !has_preload()) {
 		if (logged)
 			log_start('n', &id);

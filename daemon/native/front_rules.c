@@ -62,9 +62,8 @@ static int exists(const char *path)
 }
 
 /* Whether the ELF file @path has the build-id @wanted, in hexadecimal. */
-static int has_build_id(const char *path, const char *wanted)
+static int has_build_id(const char *path, const char *wanted, unsigned char *buffer)
 {
-	unsigned char buffer[WINDOW_SIZE];
 	char text[2 * ID_SIZE + 1];
 	struct build_id id;
 
@@ -182,7 +181,7 @@ static int replace_plugins(const char *rules, const char *end, char **argv,
 }
 
 int rules_allow(const char *record, size_t size, char **argv, char *const *envp,
-		struct stand_in *wanted)
+		unsigned char *buffer, struct stand_in *wanted)
 {
 	const char *end = record + size, *rules, *at;
 	enum alternative some = NOT_ASKED, first = NOT_ASKED;
@@ -223,7 +222,7 @@ int rules_allow(const char *record, size_t size, char **argv, char *const *envp,
 				return 0;
 			break;
 		case 'b':
-			if (!has_build_id(rule.text, rule.more))
+			if (!has_build_id(rule.text, rule.more, buffer))
 				return 0;
 			break;
 		case 'm':

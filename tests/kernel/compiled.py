@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -59,14 +60,15 @@ def linked(machine: str, static_pie: bool) -> tuple[str, ...]:
     return (*flags, "-Wl,--build-id=sha1")
 
 
-def program(source: str, machine: str, *flags: str) -> Path:
-    """The compiled program of front/`source`."""
+def program(source: str, machine: str, *flags: str, parts: Sequence[Path] = ()) -> Path:
+    """The compiled program of front/`source`, which includes the files `parts`."""
     options = ["-O1", "-Wall", "-Wextra", "-Werror", *flags]
     command = [*compiler(machine), *options]
     path = SOURCES / source
-    key = hashlib.sha256(
-        repr((path.read_bytes(), options, _version(machine), machine)).encode()
-    ).hexdigest()[:32]
+    content = [each.read_bytes() for each in (path, *parts)]
+    key = hashlib.sha256(repr((content, options, _version(machine), machine)).encode()).hexdigest()[
+        :32
+    ]
     made = cache_directory() / f"{path.stem}-{machine}-{key}"
     if not made.exists():
         with tempfile.TemporaryDirectory(dir=made.parent) as directory:
@@ -74,6 +76,16 @@ def program(source: str, machine: str, *flags: str) -> Path:
             run([*command, "-o", str(new), str(path)])
             new.replace(made)
     return made
+
+
+def front_sources() -> list[Path]:
+    """The front's sources, as parts of other programs."""
+    return sorted(NATIVE.glob("front*.[ch]"))
+
+
+def harness(machine: str, *flags: str) -> Path:
+    """The parts of the front in an ordinary program (front/harness.c), as they are now."""
+    return program("harness.c", machine, *flags, parts=front_sources())
 
 
 def front(machine: str, directory: Path) -> Path:
