@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from maid.acceleration import archive as archives
-from maid.acceleration import sets
+from maid.acceleration import prove, sets
 from maid.acceleration.archive import DISTRIBUTIONS, Archive, ArchiveError
 from maid.acceleration.model import MACHINES, Machine
 from maid.acceleration.sets import Manifest
@@ -111,6 +111,8 @@ def fill(request: Request, tell: sets.Tell) -> Done:
             selection, archive, request.installed, store.root, Path(temporary), tell
         )
         try:
+            tell(f"trying {len(maker.entries)} tools")
+            maker.drop(prove.programs(maker.place, [each.program for each in maker.entries]))
             sizes, digests = sets.measure(maker.place.root)
             manifest = Manifest(
                 format=sets.FORMAT,

@@ -39,6 +39,8 @@ LIBRARIES = "lib"
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 15, 29
 _DT_RELA, _DT_RELASZ = 7, 8
+# DT_LOOS, which nobody has given a meaning: glibc passes it over.
+_DT_IGNORED = 0x6000000D
 _RELATIVE = {62: 8, 183: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -154,11 +156,22 @@ class Image:
         return entries
 
 
+def library(data: bytes) -> bytes:
+    """A library, or a program, without library directories of its own (RPATH and RUNPATH): what it
+    needs is in the set."""
+    image = Image(data)
+    segment = image.segment(_PT_DYNAMIC)
+    changed = bytearray(data)
+    for index, (tag, _) in enumerate(image.dynamic):
+        if segment is not None and tag in (_DT_RPATH, _DT_RUNPATH):
+            struct.pack_into("<q", changed, segment.offset + index * _DYNAMIC.size, _DT_IGNORED)
+    return bytes(changed)
+
+
 def program(data: bytes, native: Machine, loader: str) -> bytes:
     """A program that is started by `loader` (a path) instead of the system's.
 
-    A static program stays as it is. Raises RelocationError when its loader is another one or it
-    names library directories of its own that are not under the system's.
+    A static program stays as it is. Raises RelocationError when its loader is another one.
     """
     image = Image(data)
     if image.machine != native.elf:
@@ -172,7 +185,7 @@ def program(data: bytes, native: Machine, loader: str) -> bytes:
         raise RelocationError(f"its loader is {image.interpreter.decode(errors='replace')}")
     segment = image.segment(_PT_INTERP)
     assert segment is not None
-    return _over(data, segment.offset, usual + b"\0", loader.encode() + b"\0")
+    return library(_over(data, segment.offset, usual + b"\0", loader.encode() + b"\0"))
 
 
 def loader(data: bytes, place: Place, preload: str = "") -> bytes:

@@ -35,13 +35,7 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 
-_LIBRARY_DIRECTORIES = (
-    "usr/lib/{native}",
-    "lib/{native}",
-    "usr/lib",
-    "lib",
-    "usr/lib/{native}/libfakeroot",
-)
+_LIBRARY_DIRECTORIES = ("/usr/lib/{native}", "/lib/{native}", "/usr/lib")
 # Packages that only hold libraries, by Debian's names (Policy 8.1): what may be followed when the
 # libraries of a tool are looked for, without the compilers, headers and data it also depends on.
 _NO_LIBRARIES = ("-dev", "-cross", "-data", "-doc", "-common", "-perl", "-bin", "-dbg")
@@ -223,6 +217,15 @@ class Maker:
             reason = error.message if isinstance(error, MaidError) else str(error)
             self.left.append(Left(pair.tool.name, pair.foreign.name, pair.foreign.version, reason))
 
+    def drop(self, problems: Mapping[str, str]) -> None:
+        """Leave out the programs of the set that have a problem."""
+        for each in self.entries:
+            if each.program in problems:
+                reason = problems[each.program]
+                self.left.append(Left(each.tool, each.package, each.version, reason))
+                (self.place.root / each.program).unlink(missing_ok=True)
+        self.entries = [each for each in self.entries if each.program not in problems]
+
     def _entry(self, pair: Pair) -> Entry:
         tool, place = pair.tool, self.place
         path = place.fill(tool.path)
@@ -272,7 +275,7 @@ class Maker:
         data = relocate.program(source.read_bytes(), place.native, self._loader(tool.preload))
         for patch in tool.patches:
             data = patch(data, place)
-        self._need(Image(data), source.name)
+        self._need(Image(source.read_bytes()), source.name)
         for extra in tool.extras:
             self._extra(extra)
         self._write(name, data, 0o755)
@@ -285,6 +288,7 @@ class Maker:
             data = patch(data, self.place)
         if extra.library:
             self._need(Image(data), source.name)
+            data = relocate.library(data)
         self._write(self.place.fill(extra.to), data, 0o755 if extra.library else 0o644)
 
     def _loader(self, preload: str) -> str:
@@ -315,14 +319,14 @@ class Maker:
             ):
                 continue
             self._libraries[name] = True
-            for directory in _LIBRARY_DIRECTORIES:
+            for directory in (*image.search_paths, *map(self.place.fill, _LIBRARY_DIRECTORIES)):
                 try:
-                    source = find(self._natives, f"/{self.place.fill(directory)}/{name}")
+                    source = find(self._natives, f"{directory}/{name}")
                 except FileNotFoundError:
                     continue
                 data = source.read_bytes()
                 self._need(Image(data), name)
-                self._write(f"{relocate.LIBRARIES}/{name}", data, 0o755)
+                self._write(f"{relocate.LIBRARIES}/{name}", relocate.library(data), 0o755)
                 break
             else:
                 del self._libraries[name]
