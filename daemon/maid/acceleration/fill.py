@@ -17,12 +17,11 @@ from pathlib import Path
 import msgspec
 
 from maid.acceleration import archive as archives
-from maid.acceleration import prove, sets
+from maid.acceleration import prove, sets, tools
 from maid.acceleration.archive import DISTRIBUTIONS, Archive, ArchiveError
 from maid.acceleration.model import MACHINES, Machine
 from maid.acceleration.sets import Manifest
 from maid.acceleration.store import Store
-from maid.acceleration.tools import TOOLS
 from maid.errors import MaidError
 
 
@@ -90,7 +89,7 @@ def fill(request: Request, tell: sets.Tell) -> Done:
     mirror = archive.update(
         archives.mirrors(distribution, (request.mirrors, archives.machine_mirrors(), request.named))
     )
-    selection = sets.select(TOOLS, archive, request.installed)
+    selection = sets.select(tools.TOOLS, archive, request.installed)
     if not selection.pairs:
         raise ArchiveError(
             f"{request.distribution} {request.codename} has no native tool for {foreign.debian}"
@@ -121,6 +120,7 @@ def fill(request: Request, tell: sets.Tell) -> Done:
                 codename=request.codename,
                 native=native.debian,
                 foreign=foreign.debian,
+                tables=tools.digest(),
                 made=time.time(),
                 mirror=mirror.main,
                 packages=[package.spelled for package in used],

@@ -21,13 +21,12 @@ from pathlib import Path
 
 import msgspec
 
-from maid.acceleration import facts, fill
+from maid.acceleration import facts, fill, tools
 from maid.acceleration.facts import Facts
 from maid.acceleration.fill import Done, Failed, Progress, Request
 from maid.acceleration.model import MACHINES, Machine
 from maid.acceleration.sets import Left, Manifest
 from maid.acceleration.store import Damage, Store, StoreError
-from maid.acceleration.tools import TOOLS
 from maid.config import Accelerate, Config, Fill
 from maid.errors import MaidError
 from maid.platforms import host
@@ -197,7 +196,7 @@ class Acceleration:
             return Seen(False, f"there are no native tools for {found.architecture} here"), False
         wanted = {
             (package, found.packages[package])
-            for tool in TOOLS
+            for tool in tools.TOOLS
             if tool.serves(self._native, foreign)
             for package in (tool.package.replace("{gnu}", foreign.gnu),)
             if package in found.packages
@@ -208,10 +207,11 @@ class Acceleration:
         left = self._left.get(found.release + found.architecture, {})
         rest = wanted - {(package, version) for _, package, version in left}
         for manifest in self._store.sets():
-            if (manifest.distribution, manifest.native, manifest.foreign) != (
-                found.distribution,
-                self._native.debian,
-                found.architecture,
+            if (
+                manifest.tables != tools.digest()
+                or manifest.distribution != found.distribution
+                or manifest.native != self._native.debian
+                or manifest.foreign != found.architecture
             ):
                 continue
             has = {(entry.package, entry.version) for entry in manifest.entries}

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from maid import elf, native
-from maid.acceleration import records, relocate
+from maid.acceleration import records, relocate, tools
 from maid.acceleration.archive import Archive, ArchiveError, Package
 from maid.acceleration.model import Extra, Place, Tool
 from maid.acceleration.records import Rule
@@ -67,7 +67,7 @@ class Left(msgspec.Struct, frozen=True):
 
 class Manifest(msgspec.Struct, frozen=True):
     """What a set is and where it came from. `sizes` and `digests` (SHA-256) are of each file by its
-    path in the set; `packages` are all the packages it was made from, as name:architecture=version;
+    path in the set; `tables` is tools.digest() of then; `packages` are all the packages it was made from, as name:architecture=version;
     `made` is in seconds since 1970."""
 
     format: int
@@ -76,6 +76,7 @@ class Manifest(msgspec.Struct, frozen=True):
     codename: str
     native: str
     foreign: str
+    tables: str
     made: float
     mirror: str
     packages: list[str]
@@ -108,24 +109,23 @@ class Selection:
 
     def name(self, distribution: str, codename: str, native: str, foreign: str) -> str:
         """The set's name: a few characters that stand for everything that decides its content."""
-        content = [FORMAT, distribution, codename, native, foreign]
+        content = [FORMAT, tools.digest(), distribution, codename, native, foreign]
         rows = sorted((p.tool.name, p.foreign.spelled, p.native.spelled) for p in self.pairs)
-        tables = hashlib.sha256(repr([p.tool for p in self.pairs]).encode()).hexdigest()
-        digest = hashlib.sha256(repr((content, rows, tables)).encode()).digest()
+        digest = hashlib.sha256(repr((content, rows)).encode()).digest()
         return "".join(
             "abcdefghijklmnopqrstuvwxyz234567"[byte & 31] for byte in digest[: relocate.NAME_LENGTH]
         )
 
 
 def select(
-    tools: Iterable[Tool],
+    wanted_tools: Iterable[Tool],
     archive: Archive,
     installed: Mapping[str, str],
 ) -> Selection:
     """Pair the tools' packages: of the version that is `installed` (by package), or the newest of
     what is not. Tools whose package the release does not have are passed over."""
     selection = Selection()
-    for tool in tools:
+    for tool in wanted_tools:
         if not tool.serves(archive.native, archive.foreign):
             continue
         name = tool.package.replace("{gnu}", archive.foreign.gnu)

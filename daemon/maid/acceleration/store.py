@@ -102,8 +102,8 @@ class Store:
     def publish(self, directory: Path, manifest: Manifest) -> None:
         """Make the set in `directory`, on the store's file system, visible, and then its records.
 
-        A set that is there already stays, and the directory is removed. A build-id that another set
-        has a record for keeps it. Raises StoreError.
+        A set that is there already stays, and the directory is removed. The newest set's records
+        are the ones that count. Raises StoreError.
         """
         try:
             _write(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
@@ -117,7 +117,7 @@ class Store:
                         self._remove(manifest.name)
                     directory.rename(target)
                     _sync(self.root)
-                self._write_records(manifest.entries)
+                self._write_records(manifest.entries, anew=True)
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
             raise StoreError(
@@ -239,12 +239,13 @@ class Store:
         except (OSError, records.RecordError):
             return ""
 
-    def _write_records(self, entries: Iterable[Entry]) -> None:
+    def _write_records(self, entries: Iterable[Entry], anew: bool = False) -> None:
+        """Write the records of these entries; those that work already only with `anew`."""
         directory = self.root / RECORDS
         for entry in entries:
             program = self._program(entry.build_id)
             there = self.root / program.removeprefix(f"{records.MOUNT}/")
-            if program and there.is_file():
+            if not anew and program and there.is_file():
                 continue
             temporary = directory / f"{_TEMPORARY}{entry.build_id}"
             _write(temporary, entry.record)
