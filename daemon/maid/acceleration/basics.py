@@ -17,14 +17,14 @@ from __future__ import annotations
 from maid.acceleration import records
 from maid.acceleration.model import Need, Tool
 
-_LOCALE = (records.UTF8_LOCALE,)
+LOCALE = (records.UTF8_LOCALE,)
 _FORMAT = "the format and the algorithm are its own, in integers of fixed size"
 _FILES = "it moves bytes and names between files and looks at nothing of the machine"
 _TEXT = "it compares and copies characters of its input"
 
 # Names of users and groups come from /etc/passwd and /etc/group, which glibc reads by itself; any
 # other source is a module, and a foreign one cannot be loaded into a native program.
-_USERS = tuple(
+USERS = tuple(
     records.exists(f"/usr/lib/{{gnu}}/libnss_{module}.so.2")
     for module in ("systemd", "sss", "ldap", "winbind", "extrausers", "nis", "cache")
 )
@@ -37,18 +37,18 @@ _COMPRESSORS = (
         "xz-utils",
         "/usr/bin/xz",
         _FORMAT,
-        rules=_LOCALE,
+        rules=LOCALE,
         needs=Need.WIDTH,
         decisive=("/usr/lib/{gnu}/liblzma.so.5",),
     ),
-    Tool("xzdec", "xzdec", "/usr/bin/xzdec", _FORMAT, rules=_LOCALE),
-    Tool("gzip", "gzip", "/usr/bin/gzip", _FORMAT, rules=_LOCALE),
+    Tool("xzdec", "xzdec", "/usr/bin/xzdec", _FORMAT, rules=LOCALE),
+    Tool("gzip", "gzip", "/usr/bin/gzip", _FORMAT, rules=LOCALE),
     Tool(
         "bzip2",
         "bzip2",
         "/usr/bin/bzip2",
         _FORMAT,
-        rules=_LOCALE,
+        rules=LOCALE,
         decisive=("/usr/lib/{gnu}/libbz2.so.1.0",),
     ),
     Tool(
@@ -56,45 +56,45 @@ _COMPRESSORS = (
         "zstd",
         "/usr/bin/zstd",
         _FORMAT,
-        rules=_LOCALE,
+        rules=LOCALE,
         needs=Need.WIDTH | Need.ORDER,
         decisive=("/usr/lib/{gnu}/libzstd.so.1",),
     ),
-    Tool("pigz", "pigz", "/usr/bin/pigz", _FORMAT, rules=_LOCALE),
-    Tool("lz4", "lz4", "/usr/bin/lz4", _FORMAT, rules=_LOCALE, needs=Need.WIDTH | Need.ORDER),
+    Tool("pigz", "pigz", "/usr/bin/pigz", _FORMAT, rules=LOCALE),
+    Tool("lz4", "lz4", "/usr/bin/lz4", _FORMAT, rules=LOCALE, needs=Need.WIDTH | Need.ORDER),
     Tool("brotli", "brotli", "/usr/bin/brotli", _FORMAT, needs=Need.WIDTH | Need.ORDER),
 )
 
 _ARCHIVERS = (
     # What they start (compressors, --to-command) is looked up in the root file system, as ever.
-    Tool("tar", "tar", "/usr/bin/tar", _FILES, rules=(*_LOCALE, *_USERS)),
-    Tool("cpio", "cpio", "/usr/bin/cpio", _FILES, rules=(*_LOCALE, *_USERS), needs=Need.ORDER),
+    Tool("tar", "tar", "/usr/bin/tar", _FILES, rules=(*LOCALE, *USERS)),
+    Tool("cpio", "cpio", "/usr/bin/cpio", _FILES, rules=(*LOCALE, *USERS), needs=Need.ORDER),
     Tool(
         "dpkg-deb",
         "dpkg",
         "/usr/bin/dpkg-deb",
         "the archive's members are the input's, compressed by the libraries linked in",
-        rules=_LOCALE,
+        rules=LOCALE,
         needs=Need.WIDTH,
         decisive=("/usr/lib/{gnu}/liblzma.so.5", "/usr/lib/{gnu}/libzstd.so.1"),
     ),
-    Tool("dpkg-split", "dpkg", "/usr/bin/dpkg-split", _FILES, rules=_LOCALE),
+    Tool("dpkg-split", "dpkg", "/usr/bin/dpkg-split", _FILES, rules=LOCALE),
 )
 
 _TEXT_TOOLS = (
-    Tool("sed", "sed", "/usr/bin/sed", _TEXT, rules=_LOCALE),
-    Tool("grep", "grep", "/usr/bin/grep", _TEXT, rules=(*_LOCALE, records.option_letters("P"))),
+    Tool("sed", "sed", "/usr/bin/sed", _TEXT, rules=LOCALE),
+    Tool("grep", "grep", "/usr/bin/grep", _TEXT, rules=(*LOCALE, records.option_letters("P"))),
     Tool(
         "find",
         "findutils",
         "/usr/bin/find",
         _FILES,
-        rules=(*_LOCALE, *_USERS),
+        rules=(*LOCALE, *USERS),
         needs=Need.SIGNALS,
     ),
-    Tool("xargs", "findutils", "/usr/bin/xargs", _FILES, rules=_LOCALE, needs=Need.SIGNALS),
+    Tool("xargs", "findutils", "/usr/bin/xargs", _FILES, rules=LOCALE, needs=Need.SIGNALS),
     *(
-        Tool(name, "diffutils", f"/usr/bin/{name}", _TEXT, rules=_LOCALE)
+        Tool(name, "diffutils", f"/usr/bin/{name}", _TEXT, rules=LOCALE)
         for name in ("cmp", "diff", "diff3", "sdiff")
     ),
     Tool(
@@ -102,7 +102,7 @@ _TEXT_TOOLS = (
         "patch",
         "/usr/bin/patch",
         _TEXT,
-        rules=_LOCALE,
+        rules=LOCALE,
     ),
 )
 
@@ -207,7 +207,7 @@ def _coreutils() -> tuple[Tool, ...]:
             "coreutils",
             f"/usr/bin/{name}",
             _TEXT if name in ("sort", "tr", "uniq", "cut", "join", "comm") else _FILES,
-            rules=(*_LOCALE, *_SPECIAL.get(name, ()), *(_USERS if name in _NAMES else ())),
+            rules=(*LOCALE, *_SPECIAL.get(name, ()), *(USERS if name in _NAMES else ())),
             needs=Need.SIGNALS,
         )
         for name in _COREUTILS

@@ -67,8 +67,8 @@ class Left(msgspec.Struct, frozen=True):
 
 class Manifest(msgspec.Struct, frozen=True):
     """What a set is and where it came from. `sizes` and `digests` (SHA-256) are of each file by its
-    path in the set; `tables` is tools.digest() of then; `packages` are all the packages it was made from, as name:architecture=version;
-    `made` is in seconds since 1970."""
+    path in the set; `tables` is tools.digest() of then; `packages` are all the packages it was made
+    from, as name:architecture=version; `made` is in seconds since 1970."""
 
     format: int
     name: str
