@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from maid import kernel
+from maid.acceleration.archive import DISTRIBUTIONS
 from maid.errors import MaidError
 
 _OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
@@ -26,6 +27,7 @@ _SMALL_LIMIT = 1 << 16
 
 _LINE = re.compile(r'^([A-Z_]+)=(["\']?)(.*?)\2\s*$', re.M)
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,127}")
+_ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?(/[A-Za-z0-9._~+-]*)*")
 _VERSION = re.compile(r"[A-Za-z0-9.+:~-]{1,128}")
 
 
@@ -53,13 +55,13 @@ def read(root: int) -> Facts:
     """What the root file system `root`, a directory's descriptor, says. Raises UnknownRootfs."""
     release = _os_release(root)
     distribution, codename = release.get("ID", ""), release.get("VERSION_CODENAME", "")
-    if not _NAME.fullmatch(distribution) or not _NAME.fullmatch(codename):
+    if _NAME.fullmatch(distribution) and distribution not in DISTRIBUTIONS:
         raise UnknownRootfs(
-            "its /etc/os-release names no release"
-            if not distribution
-            else f"{distribution} is not a distribution maid has native tools for",
-            "native tools are taken from Debian's and Ubuntu's archives",
+            f"{distribution} is not a distribution maid has native tools for",
+            f"they are taken from the archives of {' and '.join(DISTRIBUTIONS)}",
         )
+    if not _NAME.fullmatch(distribution) or not _NAME.fullmatch(codename):
+        raise UnknownRootfs("its /etc/os-release names no release")
     status = _content(root, _STATUS, _STATUS_LIMIT)
     if status is None:
         raise UnknownRootfs(
@@ -119,10 +121,9 @@ def mirrors(root: int) -> list[str]:
     found: list[str] = []
     for text in _source_texts(root):
         # One line "deb [options] URI suite…" and deb822's "URIs: URI…" alike.
-        for uri in re.findall(r"https?://[A-Za-z0-9.:_/~+-]+", re.sub(r"(?m)^\s*#.*$", "", text)):
-            uri = uri.rstrip("/")
-            if uri not in found:
-                found.append(uri)
+        for word in re.sub(r"(?m)^\s*#.*$", "", text).split():
+            if _ADDRESS.fullmatch(word) and word.rstrip("/") not in found:
+                found.append(word.rstrip("/"))
     return found
 
 
