@@ -1,8 +1,8 @@
 """Root file systems with a native store, made by hand, and programs started in them by the front.
 
 `Stage` is a directory to chroot to: an emulated program `/told` (front/told.c) and, at /dev/.maid,
-a store whose set `t` holds the same program for this machine. It shares no code with maid but
-`bake`, so that it can judge it.
+a store whose set `t` holds the same program for this machine, which is also `/launcher`. It shares
+no code with maid but `bake`, so that it can judge it.
 """
 
 import os
@@ -89,7 +89,11 @@ class Stage:
         self.root.parent.chmod(0o755)
         (self.store / "id").mkdir(parents=True)
         (self.store / "t" / "bin").mkdir(parents=True)
-        for source, place in ((self.foreign, self.program), (native, self.native)):
+        for source, place in (
+            (self.foreign, self.program),
+            (native, self.native),
+            (native, self.root / "launcher"),
+        ):
             shutil.copy(source, place)
             place.chmod(0o755)
         self.write()
