@@ -375,16 +375,20 @@ class Acceleration:
         return self._store.last_used(name) if self._store else 0.0
 
     async def verify(self) -> list[Damage]:
-        """Every file that is not as it was made. A damaged set is removed: its tools are emulated
-        until it is fetched again."""
+        """Every file that is not as it was made. Damaged sets and records are removed: what they
+        stood in for is emulated until it is fetched again."""
         if self._store is None:
             return []
         damages = await asyncio.to_thread(self._store.verify)
-        for name in {damage.path.split("/")[0] for damage in damages}:
-            if self._store.get(name) is not None:
-                await asyncio.to_thread(self._store.drop, name)
-                self._emit("refused", "", f"the damaged set {name} was removed from the store")
-        self._seen.clear()
+        if damages:
+            damaged = {damage.path.split("/")[0] for damage in damages}
+            names = [each.name for each in self._store.sets() if each.name in damaged]
+            await asyncio.to_thread(self._store.drop, names)
+            what = f"the sets {', '.join(names)}" if names else "records"
+            self._emit(
+                "refused", "", f"{what} were removed from the store: {damages[0].path} was changed"
+            )
+            self._seen.clear()
         return damages
 
     async def prune(self, size: int | None, unused: float | None) -> list[Manifest]:

@@ -187,15 +187,25 @@ class Store:
                 found.append(Damage(f"{RECORDS}/{path.name}", "no set has this record"))
         return found
 
-    def drop(self, name: str) -> None:
-        """Remove one set and its records. Raises StoreError."""
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove sets, and every record that does not belong to a set that stays. Raises
+        StoreError."""
         try:
             with self._locked():
-                self._remove(name)
+                for name in names:
+                    self._remove(name)
+                known = {
+                    (entry.build_id, entry.record)
+                    for manifest in self.sets()
+                    for entry in manifest.entries
+                }
+                for path in (self.root / RECORDS).iterdir():
+                    if (path.name, path.read_bytes()) not in known:
+                        path.unlink()
                 for manifest in self.sets():
                     self._write_records(manifest.entries)
         except OSError as error:
-            raise StoreError(f"the set {name} cannot be removed: {error}") from error
+            raise StoreError(f"the store {self.root} cannot be mended: {error}") from error
 
     # ------------------------------------------------------------------------------------------
 

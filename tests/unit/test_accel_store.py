@@ -1,0 +1,250 @@
+"""The store changes by renames, checks itself, and gives way by size and use."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from maid.acceleration import records, sets
+from maid.acceleration.sets import FORMAT, Entry, Manifest
+from maid.acceleration.store import Store, StoreError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", tmp_path / "notes")
+
+
+def entry(name: str, tool: str, build_id: str) -> Entry:
+    program = f"bin/{tool}"
+    record = records.encode(f"/dev/.maid/{name}/{program}", ())
+    return Entry(tool, build_id, f"/usr/bin/{tool}", tool, "1", tool, "1", program, record)
+
+
+def publish(store: Store, name: str, tools: Iterable[str], size: int = 10) -> Manifest:
+    """A set of tools whose build-ids are their names in hexadecimal."""
+    root = store.root / f".new-{name}"
+    (root / "bin").mkdir(parents=True)
+    for tool in tools:
+        (root / "bin" / tool).write_bytes(name.encode() * size)
+        (root / "bin" / tool).chmod(0o755)
+    sizes, digests = sets.measure(root)
+    entries = [entry(name, tool, tool.encode().hex()) for tool in tools]
+    manifest = Manifest(
+        FORMAT, name, "debian", "trixie", "amd64", "arm64", "t", 1.0, "m", [], entries, [], sizes,
+        digests,
+    )  # fmt: skip
+    store.publish(root, manifest)
+    return manifest
+
+
+def program_of(store: Store, tool: str) -> str:
+    return records.decode((store.root / "id" / tool.encode().hex()).read_bytes())[0]
+
+
+def test_a_published_set_is_found_again_by_another_process(store: Store, tmp_path: Path) -> None:
+    made = publish(store, "aaaaa", ["xz", "tar"])
+    other = Store(tmp_path / "store", tmp_path / "notes")
+    assert other.sets() == [made]
+    assert other.get("aaaaa") == made
+    assert {build_id: e.tool for build_id, (_, e) in other.entries().items()} == {
+        b"xz".hex(): "xz",
+        b"tar".hex(): "tar",
+    }
+    assert program_of(store, "xz") == "/dev/.maid/aaaaa/bin/xz"
+    assert other.verify() == []
+    assert not list(store.root.glob(".new-*"))
+
+
+def test_what_containers_read_has_modes_for_everybody(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        store = Store(tmp_path / "store", tmp_path / "notes")
+        publish(store, "aaaaa", ["xz"])
+    finally:
+        os.umask(before)
+    for path in (store.root, *store.root.rglob("*")):
+        assert path.stat().st_mode & 0o444 == 0o444, path
+        assert not path.is_dir() or path.stat().st_mode & 0o111 == 0o111, path
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o777, 0o757])
+def test_a_directory_others_can_write_is_no_store(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store").chmod(mode)
+    with pytest.raises(StoreError, match="only this user can write"):
+        Store(tmp_path / "store", tmp_path / "notes")
+
+
+def test_a_link_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError):
+        Store(tmp_path / "store", tmp_path / "notes")
+
+
+def test_the_newest_set_s_records_count(store: Store) -> None:
+    publish(store, "aaaaa", ["xz", "tar"])
+    publish(store, "bbbbb", ["xz"])
+    assert program_of(store, "xz") == "/dev/.maid/bbbbb/bin/xz"
+    assert program_of(store, "tar") == "/dev/.maid/aaaaa/bin/tar"
+
+
+def test_a_removed_set_s_records_go_to_another_that_has_them(store: Store) -> None:
+    publish(store, "aaaaa", ["xz", "tar"])
+    publish(store, "bbbbb", ["xz", "sed"])
+    store.drop(["bbbbb"])
+    assert program_of(store, "xz") == "/dev/.maid/aaaaa/bin/xz"
+    assert not (store.root / "id" / b"sed".hex()).exists()
+    assert store.verify() == []
+
+
+def test_a_record_never_names_what_is_not_there(store: Store) -> None:
+    """Sets come and go while a reader looks, as the front does, for a record and its program."""
+    missing, stop = [], threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            try:
+                name = program_of(store, "xz")
+            except FileNotFoundError:
+                continue
+            path = store.root / name.removeprefix("/dev/.maid/")
+            # The record may have gone since; only one that stays must be right.
+            if not path.exists() and (store.root / "id" / b"xz".hex()).exists():
+                time.sleep(0.005)
+                try:
+                    if program_of(store, "xz") == name and not path.exists():
+                        missing.append(name)
+                except FileNotFoundError:
+                    continue
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for _ in range(30):
+            publish(store, "aaaaa", ["xz"])
+            publish(store, "bbbbb", ["xz"])
+            store.drop(["aaaaa"])
+            store.drop(["bbbbb"])
+    finally:
+        stop.set()
+        reader.join()
+    assert missing == []
+
+
+def test_the_least_used_sets_go_first(store: Store) -> None:
+    for name in ("aaaaa", "bbbbb", "ccccc"):
+        publish(store, name, ["xz"], size=100)  # 500 bytes
+    notes = store._notes
+    for name, age in (("aaaaa", 10), ("bbbbb", 5000), ("ccccc", 100)):
+        then = time.time() - age
+        os.utime(notes / f"used-{name}", (then, then))
+    assert [each.name for each in store.prune(size=1200)] == ["bbbbb"]
+    assert [each.name for each in store.prune(unused=50)] == ["ccccc"]
+    assert store.prune(size=500, unused=3600) == []
+    assert [each.name for each in store.prune(size=0)] == ["aaaaa"]
+    assert list((store.root / "id").iterdir()) == []
+
+
+def test_what_a_killed_maker_left_is_removed_when_it_is_old(store: Store) -> None:
+    old, fresh = store.root / ".new-aaaaa-1", store.root / ".new-bbbbb-2"
+    for path in (old, fresh):
+        path.mkdir()
+    os.utime(old, (1, 1))
+    store.prune()
+    assert not old.exists()
+    assert fresh.exists()
+
+
+def tamper_content(root: Path) -> None:
+    file = root / "aaaaa/bin/xz"
+    file.write_bytes(file.read_bytes()[:-1] + b"X")
+
+
+def tamper_mode(root: Path) -> None:
+    (root / "aaaaa/bin/xz").chmod(0o777)
+
+
+def tamper_setuid(root: Path) -> None:
+    (root / "aaaaa/bin/xz").chmod(0o4755)
+
+
+def tamper_missing(root: Path) -> None:
+    (root / "aaaaa/bin/xz").unlink()
+
+
+def tamper_added(root: Path) -> None:
+    (root / "aaaaa/bin/more").write_text("x")
+
+
+def tamper_link(root: Path) -> None:
+    (root / "aaaaa/bin/xz").unlink()
+    (root / "aaaaa/bin/xz").symlink_to("/bin/sh")
+
+
+def tamper_record(root: Path) -> None:
+    (root / "id" / b"xz".hex()).write_bytes(records.encode("/dev/.maid/aaaaa/bin/tar", ()))
+
+
+def tamper_new_record(root: Path) -> None:
+    (root / "id" / "00").write_bytes(records.encode("/dev/.maid/aaaaa/bin/tar", ()))
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        tamper_content, tamper_mode, tamper_setuid, tamper_missing, tamper_added, tamper_link,
+        tamper_record, tamper_new_record,
+    ],
+)  # fmt: skip
+def test_every_kind_of_tampering_is_found(store: Store, tamper: object) -> None:
+    publish(store, "aaaaa", ["xz", "tar"])
+    assert callable(tamper)
+    tamper(store.root)
+    (damage,) = store.verify()
+    damaged = damage.path.split("/")[0]
+    store.drop([damaged] if damaged == "aaaaa" else [])
+    assert store.verify() == []
+    assert len(store.sets()) == (damaged == "id")
+
+
+def test_a_full_disk_leaves_nothing_half_done(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, "aaaaa", ["xz"])
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match="No space left"):
+            publish(store, "bbbbb", ["xz"])
+    assert [each.name for each in store.sets()] == ["aaaaa"]
+    assert store.verify() == []
+    assert not list(store.root.glob(".new-bbbbb*"))
+    publish(store, "bbbbb", ["xz"])
+    assert program_of(store, "xz") == "/dev/.maid/bbbbb/bin/xz"
+
+
+def test_the_same_set_twice_is_one(store: Store) -> None:
+    made = publish(store, "aaaaa", ["xz"])
+    publish(store, "aaaaa", ["xz"])
+    assert store.sets() == [made]
+    assert not list(store.root.glob(".new-*"))
+
+
+def test_a_set_with_a_damaged_manifest_is_none_and_can_be_made_again(store: Store) -> None:
+    publish(store, "aaaaa", ["xz"])
+    (store.root / "aaaaa/manifest.json").write_text("{")
+    fresh = Store(store.root, store._notes)
+    assert fresh.sets() == []
+    publish(fresh, "aaaaa", ["xz"])
+    assert [each.name for each in fresh.sets()] == ["aaaaa"]
+    assert fresh.verify() == []
