@@ -44,13 +44,35 @@ is_rootfs_name() {
     return 1
 }
 
-# rootfs_key NAME: changes when the recipes do; a file system made by root is not one made by a
-# user.
+# rootfs_key NAME: changes when what makes this one does; a file system made by root is not one made
+# by a user.
 rootfs_key() {
     {
         echo "$1"
         is_root && echo root
-        cat "$CHECKOUT/scripts/lib/make-rootfs.sh"
+        rootfs_recipe "$1"
         [[ $1 == busybox-* ]] || cat "$CHECKOUT"/scripts/lib/{configure-packages.sh,private-binfmt.py}
     } | digest
+}
+
+# rootfs_recipe NAME: the line of make-rootfs.sh for NAME, and every function of that file which it
+# leads to.
+rootfs_recipe() {
+    local file=$CHECKOUT/scripts/lib/make-rootfs.sh line pattern seen=' ' text name names
+    while IFS= read -r line; do
+        pattern=${line%%)*}
+        # shellcheck disable=SC2053  # a pattern, as in the file's own case
+        if [[ $1 == $pattern ]]; then text=$line && break; fi
+    done < <(sed -n '/^case \$name in/,/^esac/{/^[a-z]/p}' "$file" | tail -n +2)
+    mapfile -t names < <(sed -nE 's/^([a-z_]+)\(\) \{$/\1/p' "$file")
+    while [[ -n $text ]]; do
+        printf '%s\n' "$text"
+        line=$text text=
+        for name in "${names[@]}"; do
+            if [[ $seen != *" $name "* && $line =~ (^|[^a-z_])$name([^a-z_]|$) ]]; then
+                seen+="$name "
+                text+=$(sed -n "/^$name() {\$/,/^}\$/p" "$file")
+            fi
+        done
+    done
 }
