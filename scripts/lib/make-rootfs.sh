@@ -79,11 +79,13 @@ make_debian() {
 # configure_packages ARCHITECTURE DIR: run the unpacked packages' scripts, emulated where the
 # architecture is foreign.
 configure_packages() {
-    local architecture=$1 new=$2 enter=(unshare --mount)
+    local architecture=$1 new=$2 enter=(unshare --mount) qemu
     if [[ $architecture != "$(dpkg --print-architecture)" ]]; then
+        qemu=$(find_qemu "${architecture/#arm64/aarch64}")
+        enter=("$lib/private-binfmt.py" "$qemu")
         # The CPU model spares QEMU the pointer authentication on which Debian 13 for arm64 would
         # spend most of its time.
-        enter=(env QEMU_CPU=neoverse-n1 "$lib/private-binfmt.py" "$(find_qemu aarch64)")
+        [[ $architecture != arm64 ]] || enter=(env QEMU_CPU=neoverse-n1 "${enter[@]}")
         if ! "${enter[@]}" true; then
             say "this kernel has no binfmt table for each namespace: the packages stay unconfigured"
             return
@@ -158,8 +160,17 @@ make_engines() {
         podman procps runc skopeo uidmap
 }
 
+# make_build ARCHITECTURE DIR: a Debian 13 in which the packages of `scripts/bench packages` can be
+# built without an archive, and everything of `scripts/bench acceleration` runs.
+make_build() {
+    make_debian trixie "$1" "$2" \
+        autoconf automake bzip2 debhelper dpkg-dev file g++ gcc less libncurses-dev \
+        libreadline-dev libtool make texinfo xz-utils zstd
+}
+
 name=$1 new=$2
 case $name in
+debian-13-build-*) make_build "${name##*-}" "$new" ;;
 debian-13-*64) make_debian trixie "${name##*-}" "$new" gcc libc6-dev make python3 ;;
 debian-12-systemd) make_systemd bookworm "$new" ;;
 debian-13-systemd) make_systemd trixie "$new" ;;

@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
 """private-binfmt.py INTERPRETER CMD…: run CMD as root of a namespace with its own binfmt table.
 
-INTERPRETER serves arm64 in it, which is the architecture that root file systems are configured for.
-It serves the making of root file systems, before maid itself is installed; so it needs nothing but
-Python. The host's table is not touched: the namespace mounts its own one first, or this stops. Root
-only (all ids are mapped), Linux 6.7 or newer (older kernels have one table and refuse the mount).
+INTERPRETER, a QEMU that is named for its target as distributions do (qemu-aarch64,
+qemu-riscv64-static), serves that target in it. This is for the making of root file systems, before
+maid itself is installed; so it needs nothing but Python. The host's table is not touched: the namespace mounts its own one first, or this stops. Root only
+(all ids are mapped), Linux 6.7 or newer (older kernels have one table and refuse the mount).
 """
 
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000  # <linux/sched.h>
 MS_REC, MS_PRIVATE = 1 << 14, 1 << 18  # <linux/mount.h>
 TABLE = "/proc/sys/fs/binfmt_misc"
 
-# 64-bit little-endian ELF (any ABI byte), ET_EXEC or ET_DYN, EM_AARCH64: as QEMU's binfmt.d has it.
-MAGIC = bytes.fromhex("7f454c460201010000000000000000000200b700")
+# 64-bit little-endian ELF (any ABI byte), ET_EXEC or ET_DYN, e_machine: as QEMU's binfmt.d has it.
+MACHINES = {"aarch64": 0xB7, "riscv64": 0xF3}  # <elf.h>
+MAGIC = bytes.fromhex("7f454c460201010000000000000000000200")
 MASK = bytes.fromhex("ffffffffffffff00fffffffffffffffffeffffff")
 FLAGS = "FPOC"  # open now (works in a chroot), keep argv[0], setuid programs work
 
@@ -37,6 +39,8 @@ def escaped(data: bytes) -> bytes:
 
 def enter(interpreter: str, unshared: int, mapped: int) -> None:
     """Become root of the namespace: tell `unshared`, wait for the ids on `mapped`, register."""
+    target = Path(interpreter).name.removeprefix("qemu-").removesuffix("-static")
+    magic = MAGIC + MACHINES[target].to_bytes(2, "little")
     check(libc.unshare(CLONE_NEWUSER | CLONE_NEWNS), "unshare")
     os.write(unshared, b"x")
     os.read(mapped, 1)
@@ -46,7 +50,7 @@ def enter(interpreter: str, unshared: int, mapped: int) -> None:
         "mount a binfmt_misc of the namespace's own (Linux 6.7 or newer)",
     )
     with open(f"{TABLE}/register", "wb", buffering=0) as register:
-        fields = (b"aarch64", b"M", b"", escaped(MAGIC), escaped(MASK), interpreter.encode())
+        fields = (target.encode(), b"M", b"", escaped(magic), escaped(MASK), interpreter.encode())
         register.write(b":" + b":".join(fields) + b":" + FLAGS.encode())
 
 
