@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """private-binfmt.py INTERPRETER CMD…: run CMD as root of a namespace with its own binfmt table.
 
-INTERPRETER, a QEMU that is named for its target as distributions do (qemu-aarch64,
-qemu-riscv64-static), serves that target in it. This is for the making of root file systems, before
-maid itself is installed; so it needs nothing but Python. The host's table is not touched: the namespace mounts its own one first, or this stops. Root only
-(all ids are mapped), Linux 6.7 or newer (older kernels have one table and refuse the mount).
+INTERPRETER serves riscv64 in it if it is named qemu-riscv64 or qemu-riscv64-static, else arm64: the
+architectures that root file systems are configured for. It serves the making of root file systems,
+before maid itself is installed; so it needs nothing but Python. The host's table is not touched:
+the namespace mounts its own one first, or this stops. Root only (all ids are mapped), Linux 6.7 or
+newer (older kernels have one table and refuse the mount).
 """
 
 import ctypes
@@ -16,9 +17,10 @@ CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000  # <linux/sched.h>
 MS_REC, MS_PRIVATE = 1 << 14, 1 << 18  # <linux/mount.h>
 TABLE = "/proc/sys/fs/binfmt_misc"
 
-# 64-bit little-endian ELF (any ABI byte), ET_EXEC or ET_DYN, e_machine: as QEMU's binfmt.d has it.
-MACHINES = {"aarch64": 0xB7, "riscv64": 0xF3}  # <elf.h>
+# 64-bit little-endian ELF (any ABI byte), ET_EXEC or ET_DYN: as QEMU's binfmt.d has it, but for
+# e_machine, which ends it.
 MAGIC = bytes.fromhex("7f454c460201010000000000000000000200")
+MACHINES = {"aarch64": 0xB7, "riscv64": 0xF3}  # <elf.h>
 MASK = bytes.fromhex("ffffffffffffff00fffffffffffffffffeffffff")
 FLAGS = "FPOC"  # open now (works in a chroot), keep argv[0], setuid programs work
 
@@ -39,7 +41,7 @@ def escaped(data: bytes) -> bytes:
 
 def enter(interpreter: str, unshared: int, mapped: int) -> None:
     """Become root of the namespace: tell `unshared`, wait for the ids on `mapped`, register."""
-    target = Path(interpreter).name.removeprefix("qemu-").removesuffix("-static")
+    target = "riscv64" if Path(interpreter).name.startswith("qemu-riscv64") else "aarch64"
     magic = MAGIC + MACHINES[target].to_bytes(2, "little")
     check(libc.unshare(CLONE_NEWUSER | CLONE_NEWNS), "unshare")
     os.write(unshared, b"x")
