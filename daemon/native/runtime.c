@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * maid-runtime: stands before runc or crun and has the native store mounted in the containers that they
- * create, for Docker's BuildKit (DOCKER_BUILDKIT_RUNC_COMMAND), buildkitd ([worker.oci] binary), containerd
- * (BinaryName) and docker run (daemon.json, runtimes).
+ * create, for podman and buildah (containers.conf, engine.runtimes), Docker's BuildKit
+ * (DOCKER_BUILDKIT_RUNC_COMMAND), buildkitd ([worker.oci] binary), containerd (BinaryName) and docker run
+ * (daemon.json, runtimes).
  *
  *   maid-runtime ARGUMENT...	as runc and crun take them
  *
  * Of `create` and `run` it completes the bundle's config.json by one mount, every other byte as it was;
  * the runtime then makes the mount point in the container's own /dev, so that no image has a trace of it.
  * Where anything is not as expected the bundle is left alone. Then, and for all other commands at once, it
- * executes the runtime: MAID_RUNTIME, or else the first runc, or else the first crun, in PATH.
+ * executes the runtime: MAID_RUNTIME, or else crun where it is called by a link of that name, or else runc,
+ * or else crun, in PATH and the usual directories.
  *
  * In the engine's environment MAID_STORE and MAID_SOCKET name another store and another daemon, and
  * MAID_VERBOSE asks for a line on standard error that says what was done.
@@ -241,16 +243,12 @@ static bool is_self(const char *path)
 	return own.st_size == other.st_size && has_same_content(self, path);
 }
 
-/* Executes the program @name with our arguments; returns where it is not there, or none. */
-static void execute(const char *name, char **argv)
+/* Executes the program @name of the @directories with our arguments; returns where it is not there. */
+static void execute_in(const char *directories, const char *name, char **argv)
 {
-	const char *directories = getenv("PATH"), *end;
 	char path[PATH_MAX];
+	const char *end;
 
-	if (!directories || !*directories)
-		directories = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-	if (strchr(name, '/'))
-		directories = "";
 	do {
 		end = strchrnul(directories, ':');
 		if (snprintf(path, sizeof(path), "%.*s%s%s", (int)(end - directories), directories,
@@ -263,12 +261,28 @@ static void execute(const char *name, char **argv)
 	} while (*end);
 }
 
+static void execute(const char *name, char **argv)
+{
+	const char *directories = getenv("PATH");
+
+	if (strchr(name, '/')) {
+		execute_in("", name, argv);
+		return;
+	}
+	if (directories && *directories)
+		execute_in(directories, name, argv);
+	/* An ordinary user's PATH lacks the directory in which Debian has runc. */
+	execute_in("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", name, argv);
+}
+
 int main(int argc, char **argv)
 {
-	const char *bundle, *why_not, *chosen = getenv("MAID_RUNTIME");
+	const char *bundle, *why_not, *called, *chosen = getenv("MAID_RUNTIME");
 
 	if (argc < 1)
 		return 127;
+	called = strrchr(argv[0], '/');
+	called = called ? called + 1 : argv[0];
 	bundle = bundle_of(argv);
 	if (bundle) {
 		why_not = accelerate(bundle);
@@ -281,6 +295,8 @@ int main(int argc, char **argv)
 			strerror(errno));
 		return 127;
 	}
+	if (!strcmp(called, "crun"))
+		execute("crun", argv);
 	execute("runc", argv);
 	execute("crun", argv);
 	dprintf(STDERR_FILENO, "maid-runtime: there is no runc and no crun in PATH; MAID_RUNTIME may name one\n");

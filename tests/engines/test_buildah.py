@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from engine_room import engine_room, rootfs
+from engines import engine_room, rootfs
 
 pytestmark = pytest.mark.skipif(shutil.which("buildah") is None, reason="there is no buildah")
 

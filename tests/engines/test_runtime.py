@@ -334,19 +334,45 @@ def test_another_runtime_may_be_named(shim: Shim, tmp_path: Path) -> None:
     shim("state", "x")
 
 
-def test_without_runc_it_is_crun(shim: Shim) -> None:
-    shim.runtime = shim.runtime.rename(shim.runtime.with_name("crun"))
-    shim.environment["PATH"] = str(shim.runtime.parent)
+@pytest.mark.parametrize("name", ["crun", "runc"])
+def test_a_link_that_is_called_as_a_runtime_is_that_one(
+    shim: Shim, tmp_path: Path, name: str
+) -> None:
+    """As podman has them; both runtimes are there."""
+    (tmp_path / name).symlink_to(RUNTIME)
+    shim.program = tmp_path / name
+    shutil.copy(shim.runtime, shim.runtime.with_name("crun"))
+    shim.runtime = shim.runtime.with_name(name)
     shim("state", "x")
 
 
-def test_without_a_runtime_it_says_so(shim: Shim) -> None:
-    for variables in ({"PATH": "/nowhere"}, {"MAID_RUNTIME": "/nowhere/runc"}):
-        done = subprocess.run(
-            [RUNTIME, "state"], env=shim.environment | variables, capture_output=True, text=True
-        )
-        assert done.returncode == 127
-        assert "MAID_RUNTIME" in done.stderr
+def test_where_a_link_s_runtime_is_gone_the_other_serves(tmp_path: Path) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    shutil.copy(RUNTIME, tmp_path / "crun")
+    # A program that needs nothing, tells what it is called as, and is in a usual directory.
+    source = tmp_path / "runc.c"
+    source.write_text("#include <stdio.h>\nint main(int c, char **v) { return !puts(v[c - 2]); }\n")
+    runc = tmp_path / "usr/bin/runc"
+    subprocess.run(["cc", "-static", "-o", runc, source], check=True, timeout=60)
+    done = subprocess.run(
+        ["chroot", tmp_path, "/crun", "x"], env={}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout == "/usr/bin/runc\n"
+
+
+def test_without_a_runtime_it_says_so(shim: Shim, tmp_path: Path) -> None:
+    shutil.copy(RUNTIME, tmp_path / "maid-runtime")
+    done = subprocess.run(
+        ["chroot", tmp_path, "/maid-runtime", "state"], env={}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (127, "")
+    assert done.stderr.startswith("maid-runtime: there is no runc and no crun in PATH")
+    shim.environment["MAID_RUNTIME"] = "/nowhere/runc"
+    done = subprocess.run([RUNTIME, "state"], env=shim.environment, capture_output=True, text=True)
+    assert done.returncode == 127
+    assert done.stderr.endswith(
+        "MAID_RUNTIME=/nowhere/runc cannot be executed: No such file or directory\n"
+    )
 
 
 def test_the_daemon_is_told_of_the_root(shim: Shim, bundle: Bundle) -> None:

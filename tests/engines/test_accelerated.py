@@ -1,0 +1,220 @@
+"""Real engines run native programs in foreign containers, with no word of it in what they build.
+
+The store is a small one: its only native program stands in for the foreign busybox, where busybox
+is asked for the applet `probe`, which it does not have. So whoever prints NATIVE ran natively, and
+everything else is emulated as ever.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from engines import STORE, EngineError, Room, engine_room, rootfs
+
+from maid import elf
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the rooms")
+
+NATIVE = '#include <stdio.h>\nint main(void) { puts("NATIVE"); return 0; }\n'
+PROBE = "busybox probe || echo EMULATED"
+CONTAINERFILE = f"FROM scratch\nCOPY tree /\nRUN {PROBE}; echo data >/file; mkdir /made\n"
+
+EACH_WAY = [("buildah", "crun"), ("buildah", "runc"), ("docker", "")]
+ALL = [*EACH_WAY, ("podman", "crun"), ("podman", "runc")]
+PLACE = Path("/var/lib/room")
+
+
+@dataclass
+class Hall:
+    """The room, its store as seen from here, and what a build may start from."""
+
+    room: Room
+    store: Path
+    built: int = 0
+
+    def context(self, containerfile: str, architecture: str = "arm64") -> Path:
+        """A build's context with busybox of that architecture in `tree`, and a Containerfile."""
+        self.built += 1
+        inside = PLACE / f"context-{self.built}"
+        outside = self.room.outside(inside)
+        shutil.copytree(rootfs(f"busybox-{architecture}"), outside / "tree", symlinks=True)
+        (outside / "Containerfile").write_text(containerfile)
+        return inside
+
+    def without_store(self) -> "Hidden":
+        return Hidden(self.store)
+
+    def tree(self, engine: str, tag: str) -> dict[str, object]:
+        """Everything in the image: kind, mode, owner, link, content; times are each build's own."""
+        tar = PLACE / "export.tar"
+        self.room.export(engine, tag, tar)
+        found: dict[str, object] = {}
+        with tarfile.open(self.room.outside(tar)) as archive:
+            for member in archive:
+                file = archive.extractfile(member) if member.isreg() else None
+                about = (member.type, member.mode, member.uid, member.gid, member.linkname)
+                found[member.name.strip("./")] = (about, file.read() if file else b"")
+        # docker export adds these to every container.
+        for name in (".dockerenv", "dev/console", "dev/pts", "dev/shm", "etc/mtab"):
+            found.pop(name, None)
+        return found
+
+
+class Hidden:
+    """While it is entered the store's directory has no list of programs: there is no store."""
+
+    def __init__(self, store: Path) -> None:
+        self.ids, self.away = store / "id", store / "away"
+
+    def __enter__(self) -> None:
+        self.ids.rename(self.away)
+
+    def __exit__(self, *_: object) -> None:
+        self.away.rename(self.ids)
+
+
+def fill(store: Path, place: Path) -> None:
+    """Put the native program and its record into an empty directory."""
+    for name in ("id", "test/bin"):
+        (store / name).mkdir(parents=True)
+    source = place / "native.c"
+    source.write_text(NATIVE)
+    target = store / "test/bin/probe"
+    subprocess.run(["cc", "-static", "-o", target, source], check=True, timeout=60)
+    build_id = elf.read(rootfs("busybox-arm64") / "usr/bin/busybox").build_id
+    assert build_id
+    record = ("maid-native 1", "1probe", "=/dev/.maid/test/bin/probe")
+    (store / "id" / build_id).write_bytes(b"".join(each.encode() + b"\0" for each in record))
+
+
+@pytest.fixture(scope="module")
+def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
+    place = tmp_path_factory.mktemp("hall")
+    place.parent.chmod(0o755)  # containers of ordinary users pass through
+    (place / "room").mkdir()
+    fill(place / "state/store", place)
+    tree = rootfs("debian-13-engines")
+    with engine_room(place / "room", "aarch64", state=place / "state", tree=tree) as room:
+        yield Hall(room, place / "state/store")
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, hall: Hall) -> Iterator[str]:
+    """The name of an engine, which is ready."""
+    with hall.room.docker() if request.param == "docker" else contextlib.nullcontext():
+        yield request.param
+
+
+@pytest.mark.parametrize(("engine", "runtime"), ALL, indirect=["engine"])
+def test_a_build_is_accelerated_and_the_image_the_same(
+    hall: Hall, engine: str, runtime: str
+) -> None:
+    context = hall.context(CONTAINERFILE)
+    said = hall.room.build(engine, context, "localhost/with", runtime=runtime)
+    assert "NATIVE\n" in said
+    with hall.without_store():
+        said = hall.room.build(engine, context, "localhost/without", runtime=runtime)
+    assert "EMULATED\n" in said and "NATIVE\n" not in said
+    # Silent: nothing but the build's own words, which name the place of this test.
+    assert "maid" not in said.replace(str(context), "")
+    tree = hall.tree(engine, "localhost/with")
+    assert tree == hall.tree(engine, "localhost/without")
+    assert tree["file"][1] == b"data\n" and "made" in tree  # type: ignore[index]
+    assert not [name for name in tree if ".maid" in name]
+
+
+@pytest.mark.parametrize(("engine", "runtime"), ALL, indirect=["engine"])
+def test_own_architecture_is_left_alone(hall: Hall, engine: str, runtime: str) -> None:
+    containerfile = "FROM scratch\nCOPY tree /\nRUN ls -a /dev >/devices; uname -m\n"
+    context = hall.context(containerfile, "amd64" if os.uname().machine == "x86_64" else "arm64")
+    platform = "linux/amd64" if os.uname().machine == "x86_64" else "linux/arm64"
+    hall.room.build(engine, context, "localhost/own", runtime=runtime, platform=platform)
+    tree = hall.tree(engine, "localhost/own")
+    devices = tree["devices"][1].decode().split()  # type: ignore[index]
+    assert "null" in devices and ".maid" not in devices
+
+
+@pytest.mark.parametrize(("engine", "runtime"), ALL, indirect=["engine"])
+def test_the_container_s_environment_switches_it_off(hall: Hall, engine: str, runtime: str) -> None:
+    context = hall.context(CONTAINERFILE.replace("RUN", "ENV MAID_ACCELERATE=off\nRUN"))
+    said = hall.room.build(engine, context, "localhost/off", runtime=runtime)
+    assert "EMULATED\n" in said and "NATIVE\n" not in said
+
+
+HOSTILE = {
+    "/dev is a link": "rm -r dev; mkdir elsewhere; ln -s elsewhere dev",
+    "/dev is a link out": "rm -r dev; ln -s ../../../../../../../../var/lib/maid dev",
+    "/dev/.maid is a link": "ln -s /etc dev/.maid",
+    "a store of its own": f"mkdir -p dev/.maid; cp -a {STORE}/. dev/.maid",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(("engine", "runtime"), EACH_WAY, indirect=["engine"])
+def test_hostile_images_come_to_what_they_come_to_without_it(
+    hall: Hall, engine: str, runtime: str, name: str
+) -> None:
+    context = hall.context(CONTAINERFILE)
+    hall.room.run("sh", "-ec", f'cd "$1/tree"; {HOSTILE[name]}', "sh", context)
+    before = sorted(os.listdir(hall.store))
+
+    def built(tag: str) -> dict[str, object] | None:
+        try:
+            hall.room.build(engine, context, tag, runtime=runtime)
+        except EngineError:
+            return None
+        return hall.tree(engine, tag)
+
+    accelerated = built("localhost/hostile")
+    with hall.without_store():
+        assert built("localhost/hostile-without") == accelerated
+    assert sorted(os.listdir(hall.store)) == before
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_the_hook_serves_where_the_shim_does_not_stand(hall: Hall, runtime: str) -> None:
+    """As CRI-O has it: the runtime itself, and hooks from a directory."""
+    hooks = hall.room.outside(PLACE / "hooks")
+    hooks.mkdir(exist_ok=True)
+    installed = "/usr/share/containers/oci/hooks.d/50-maid.json"
+    hook = json.loads(hall.room.outside(installed).read_text())
+    (hooks / "50-maid.json").write_text(json.dumps(hook | {"when": {"always": True}}))
+    path = hall.room.run("sh", "-c", f"command -v {runtime}")
+    options = (f"--hooks-dir={PLACE / 'hooks'}",)
+    context = hall.context(CONTAINERFILE)
+    build = functools.partial(hall.room.build, "buildah", context, runtime=path, options=options)
+    said = build("localhost/hook")
+    assert "NATIVE\n" in said
+    with hall.without_store():
+        said = build("localhost/plain")
+    assert "EMULATED\n" in said
+    assert hall.tree("buildah", "localhost/hook") == hall.tree("buildah", "localhost/plain")
+
+
+def test_kubernetes_containers_are_the_hook_s(hall: Hall) -> None:
+    """What containers in CRI-O carry matches, and what buildah and podman have does not: they would
+    call directories of hooks deprecated at each RUN line."""
+    installed = "/usr/share/containers/oci/hooks.d/50-maid.json"
+    [(key, _)] = json.loads(hall.room.outside(installed).read_text())["when"]["annotations"].items()
+    grep = ("grep", "-cE", key)
+    names = (
+        "io.kubernetes.container.hash kubernetes.io/config.source io.container.manager run.oci.x"
+    )
+    told = subprocess.run(grep, input="\n".join(names.split()), stdout=subprocess.PIPE, text=True)
+    assert told.stdout == "2\n"
+
+
+def test_dockerd_without_the_shim_is_not_accelerated(hall: Hall) -> None:
+    """The control: in Docker it is the shim's doing."""
+    with hall.room.docker(shim=False):
+        said = hall.room.build("docker", hall.context(CONTAINERFILE), "localhost/control")
+    assert "EMULATED\n" in said and "NATIVE\n" not in said
