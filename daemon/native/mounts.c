@@ -370,7 +370,7 @@ static int native_store(int descriptor)
 
 void make_mounts(struct step *step)
 {
-	int overlay = step->changes >= 0, ids = -1, sys = -1, init = -1, store = -1, i;
+	int overlay = step->changes >= 0, ids = -1, sys = -1, init = -1, profile = -1, store = -1, i;
 	char name[32];
 
 	own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
@@ -388,6 +388,8 @@ void make_mounts(struct step *step)
 		sys = machine_sys();
 	if (step->init)
 		init = readonly_program(step->init);
+	if (step->profile)
+		profile = readonly_program(step->profile);
 	if (step->store >= 0)
 		store = native_store(step->store);
 	if (ids >= 0)
@@ -407,6 +409,8 @@ void make_mounts(struct step *step)
 		attach(sys, "sys");
 	if (init >= 0)
 		attach(init, "init");
+	if (profile >= 0)
+		attach(profile, "profile");
 	if (store >= 0) {
 		attach(store, "store");
 		make_program_log();

@@ -54,6 +54,8 @@ char **read_options(int argc, char **argv, struct step *step, struct limits *lim
 			step->reopen = number(value, 1);
 		else if (!strcmp(name, "init"))
 			step->init = value;
+		else if (!strcmp(name, "profile"))
+			step->profile = value;
 		else if (!strcmp(name, "store"))
 			step->store = descriptor(value);
 		else if (!strcmp(name, "sys"))

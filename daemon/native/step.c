@@ -22,6 +22,7 @@
  *   reopen 1		a descriptor of a mount namespace that cannot be entered is opened again by its
  *			path: for a daemon that has no more power than its caller
  *   init PATH		the program that is to be the container's first process, attached at init
+ *   profile PATH	the program that the command runs under, attached at profile
  *   store FD		the native store: attached read-only at store/, and a log of programs at programs/log
  *   sys 1		attach the machine's /sys, read-only, at sys/
  *   groups GID,...	the supplementary groups to run with; none of them if empty

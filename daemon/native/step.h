@@ -17,6 +17,7 @@ struct step {
 	int caller;		/* the mount namespace in which the descriptors were opened */
 	int reopen;		/* whether a descriptor may be opened again by its path */
 	const char *init;	/* the container's first process, attached at init, or NULL */
+	const char *profile;	/* the program that the command runs under, attached at profile, or NULL */
 	int store;		/* the native store's directory */
 	int sys;		/* whether sys/ is wanted: the machine's /sys without what is mounted in it */
 	int owner, group;	/* whose overlay it is, or -1 for root */

@@ -108,6 +108,8 @@ class Daemon:
         paths = f'[paths]\nruntime = "{self.runtime}"\n'
         if state:
             paths += f'state = "{state}"\n'
+        if "[acceleration]" not in config:  # no test fetches packages that does not mean to
+            paths += '[acceleration]\nfill = "off"\n'
         (self.directory / "maid.toml").write_text(f"{config}\n{paths}")
         self.process: subprocess.Popen[bytes] | None = None
 

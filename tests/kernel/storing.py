@@ -63,7 +63,7 @@ class Directory:
         """A descriptor of the directory."""
         return self._root
 
-    async def seen(self, rootfs: int, *, wait: bool, require: bool) -> Seen:
+    async def seen(self, rootfs: int, *, wait: bool, require: bool, trusted: bool) -> Seen:
         """What `Storing.ready` was told."""
         try:
             reason = Path(self._path, "ready").read_text()

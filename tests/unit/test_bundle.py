@@ -102,3 +102,29 @@ def test_terminals_have_their_group_where_it_is_mapped() -> None:
 def test_a_read_only_root() -> None:
     assert made(dataclasses.replace(STEP, readonly=True))["root"]["readonly"] is True
     assert made()["root"] == {"path": "rootfs", "readonly": False}
+
+
+def test_the_native_store_is_mounted_read_only_where_there_is_one() -> None:
+    assert "/dev/.maid" not in mounts(made()) and "/dev/.maid-log" not in mounts(made())
+    found = mounts(made(store=True))
+    kind, source, options = found["/dev/.maid"]
+    assert (kind, source) == ("none", "/run/maid/steps/1/store")
+    assert {"bind", "ro", "nosuid", "nodev"} == set(options)
+    assert found["/dev/.maid-log"][1] == "/run/maid/steps/1/programs/log"
+    assert "ro" not in found["/dev/.maid-log"][2]
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_a_profiled_step_may_be_traced_by_its_first_process(user: int) -> None:
+    step = dataclasses.replace(STEP, user=user, profile=True)
+    process = made(step)["process"]
+    assert process["args"][:3] == [
+        "/dev/.maid-init",
+        "/dev/.maid-profile",
+        "/dev/.maid-profile-log",
+    ]
+    for kind in ("ambient", "inheritable", "permitted", "effective", "bounding"):
+        assert "CAP_SYS_PTRACE" in process["capabilities"][kind]
+    plain = made(dataclasses.replace(STEP, user=user))["process"]["capabilities"]
+    assert not any("CAP_SYS_PTRACE" in names for names in plain.values())
+    assert mounts(made(step))["/dev/.maid-profile"][1] == "/run/maid/steps/1/profile"

@@ -14,6 +14,7 @@ from maid.errors import UsageError
 accel = typer.Typer(
     name="accel",
     help="Native tools for emulated steps: fill the store, look at it, prove what it does.",
+    short_help="Native tools in emulated steps.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -124,6 +125,61 @@ def verify(
             as_json=as_json,
         )
     )
+
+
+@accel.command(
+    cls=Command,
+    short_help="Show which programs of a step cost what.",
+    context_settings={"allow_interspersed_args": False},
+)
+def profile(
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- CMD [ARG]...", help="The command, in the rootfs.")
+    ],
+    rootfs: Annotated[Path, typer.Option(help="The root file system, a directory.", metavar="DIR")],
+    platform: PlatformOption = "",
+    env: EnvOption = None,
+    cwd: CwdOption = "/",
+    user: UserOption = "0",
+    bind: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Mount a file or directory of the host.", metavar="SRC:DST[:ro]"),
+    ] = None,
+    tmpfs: TmpfsOption = None,
+    network: NetworkOption = "",
+    timeout: TimeoutOption = 0.0,
+    overlay: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Leave the rootfs alone; changes go to DIR/upper.", metavar="DIR"),
+    ] = None,
+    accelerate: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--accelerate/--no-accelerate", help="As maid run's.", show_default=False),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Every program.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run CMD as maid run does and show its programs, those with the most CPU time first: which ran
+    natively and which under an emulator, how often each was started, the CPU time and the largest
+    process's memory. The step's own output goes to standard error. Exit status: as maid run's."""
+    from maid.cli.profile import show
+    from maid.cli.run import Request
+
+    request = Request(
+        command=command,
+        rootfs=rootfs,
+        platform=platform,
+        env=env or [],
+        cwd=cwd,
+        user=user,
+        bind=bind or [],
+        tmpfs=tmpfs or [],
+        network=network,
+        timeout=timeout,
+        overlay=overlay,
+        accelerate=accelerate,
+    )
+    exit_with(show(socket_path(), request, everything=everything, as_json=as_json))
 
 
 def _readonly(binds: list[str]) -> list[str]:

@@ -44,6 +44,7 @@ class Request:
     require_acceleration: bool = False
     readonly: bool = False
     overlay: Path | None = None
+    profile: Path | None = None
 
 
 def run_step(socket: str, request: Request, as_json: bool) -> int:
@@ -142,6 +143,8 @@ def _parameters(
         descriptor = passed(_open(source, f"the bind source {source}"))
         binds.append({"source": descriptor, "destination": destination, "readonly": readonly})
     parameters["binds"] = binds
+    if request.profile is not None:
+        parameters["profile"] = passed(_open(request.profile, "the file for the profile"))
     return parameters
 
 

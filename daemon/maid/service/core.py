@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from maid import __version__, doctor
+from maid.acceleration.manager import Acceleration
 from maid.config import Config, Scope, load
 from maid.doctor import Finding
 from maid.emulation.checks import CheckResult, deep_checks, exec_check
@@ -94,7 +95,8 @@ class Core:
         self.count_connections: Callable[[], int] = lambda: 0
         self.on_reload: Callable[[Config], None] = lambda _: None
         self.machine = Machine(config, scope, events.emit)
-        self.runner = Runner(self.machine, None, events.emit)
+        self.acceleration = Acceleration(config, events.emit)
+        self.runner = Runner(self.machine, self.acceleration, events.emit)
         self._config_file = config_file
         self._instance_prefix = instance_prefix
         self._socket_path = socket_path or str(config.socket.path)
@@ -146,6 +148,7 @@ class Core:
         if self._crashes is not None:
             await self._crashes.close()
         await self.runner.close()
+        await self.acceleration.close()
         self.machine.stop()
 
     def status(self) -> ServiceStatus:
@@ -200,6 +203,7 @@ class Core:
                 config = msgspec.structs.replace(config, paths=self.config.paths)
             self.config = config
             self.on_reload(config)
+            self.acceleration.configure(config)
             await self.machine.refresh(config)
             await self._watch_crashes()
             await self.choose_runtime()

@@ -14,7 +14,7 @@ from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
 from asyncvarlink.interface import LastResult
 
 from maid import platforms
-from maid.config import Network
+from maid.config import Accelerate, Network
 from maid.errors import StepRefused
 from maid.service.access import Peer, Role
 from maid.service.core import Core
@@ -27,7 +27,7 @@ from maid.service.refusals import (
     require,
     texts,
 )
-from maid.steps.accelerate import Accelerate
+from maid.steps.bundle import PROFILE_LOG
 from maid.steps.launch import Descriptors
 from maid.steps.runner import Active
 from maid.steps.serve import platform_of
@@ -114,13 +114,18 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
         cpu: str | None = None,
         accelerate: bool | None = None,
         require_acceleration: bool | None = None,
+        profile: FileDescriptor | None = None,
     ) -> AsyncIterator[StepReply]:
         """Run `command` in the directory `rootfs` for `platform` (null: that of the programs in
         it).
 
         The step writes to the descriptors `stdout` and `stderr` itself. `changes` is a directory
         with the sub-directories upper and work: then the rootfs stays as it is. `network` is host
-        or none, `timeout` in seconds, `memory` in bytes. Closing the connection ends the step."""
+        or none, `timeout` in seconds, `memory` in bytes. Closing the connection ends the step.
+
+        `accelerate`: whether native tools stand in (null: as the configuration has it);
+        `require_acceleration`: the step is refused where none can. `profile` is a file to which a
+        record of every program is written (native/profile.c says how)."""
         require(self._peer, Role.MEMBER)
         with as_varlink(), contextlib.ExitStack() as handed:
             mounts = binds or []
@@ -144,16 +149,20 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
                 stderr=own(stderr),
                 rootfs=own(rootfs),
                 changes=own(changes),
-                binds=tuple(own(bind.source) for bind in mounts),
+                binds=(
+                    *(own(bind.source) for bind in mounts),
+                    *([own(profile)] if profile is not None else []),
+                ),
                 mount_namespace=self._peer.mount_namespace(),
             )
             # After all of them: one may be named twice, as standard output and standard error are.
-            for descriptor in (stdin, stdout, stderr, rootfs, changes, *(b.source for b in mounts)):
+            sources = [bind.source for bind in mounts]
+            for descriptor in (stdin, stdout, stderr, rootfs, changes, profile, *sources):
                 if descriptor is not None:
                     descriptor.close()
             if given.mount_namespace >= 0:
                 handed.callback(os.close, given.mount_namespace)
-            settings = self._core.config.steps
+            config = self._core.config
             runner = self._core.runner
             seen = await runner.look(given.rootfs, command, environment or {})
             step = Step(
@@ -165,16 +174,20 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
                 cwd=cwd or "/",
                 user=user or 0,
                 group=group or 0,
-                network=_network(network) if network else settings.network,
+                network=_network(network) if network else config.steps.network,
                 timeout=number("timeout", timeout, A_YEAR),
                 memory=int(number("memory", memory, MAX_MEMORY)),
                 cpus=number("cpus", cpus, MAX_CPUS),
                 readonly=bool(readonly),
                 overlay=changes is not None,
-                binds=tuple(Bind(b.destination, bool(b.readonly)) for b in mounts),
+                binds=(
+                    *(Bind(b.destination, bool(b.readonly)) for b in mounts),
+                    *([Bind(PROFILE_LOG)] if profile is not None else []),
+                ),
                 tmpfs=tuple(tmpfs or ()),
                 cpu=cpu or "",
-                accelerate=_wish(accelerate, require_acceleration),
+                profile=profile is not None,
+                accelerate=_wish(accelerate, require_acceleration, config.acceleration.accelerate),
             )
             begun: asyncio.Future[Active] = asyncio.get_running_loop().create_future()
             running = asyncio.ensure_future(
@@ -233,12 +246,15 @@ def _info(active: Active) -> StepInfo:
     )
 
 
-def _wish(accelerate: bool | None, required: bool | None) -> Accelerate:
+def _wish(accelerate: bool | None, required: bool | None, configured: Accelerate) -> Accelerate:
+    """Whether a step is accelerated: what it says goes before the configuration."""
     if required and accelerate is False:
         raise StepRefused("a step cannot be accelerated and not", "leave one of them out")
     if required:
         return Accelerate.REQUIRE
-    return Accelerate.OFF if accelerate is False else Accelerate.AUTO
+    if accelerate is None:
+        return configured
+    return Accelerate.AUTO if accelerate else Accelerate.OFF
 
 
 def _network(text: str) -> Network:

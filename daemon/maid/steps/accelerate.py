@@ -6,19 +6,10 @@ The store itself, and what fills it, is maid.acceleration's. This knows what a s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from typing import Protocol
 
+from maid.config import Accelerate
 from maid.errors import MaidError, StepRefused
-
-
-class Accelerate(StrEnum):
-    """Whether native tools stand in for a step's programs. `require`: the step is refused where
-    none can; `auto`: then it runs under QEMU alone."""
-
-    OFF = "off"
-    AUTO = "auto"
-    REQUIRE = "require"
 
 
 class SeenRootfs(Protocol):
@@ -38,7 +29,7 @@ class NativeStore(Protocol):
     def root(self) -> int | None:
         """A descriptor of the store's directory, which stays open; None where there is none."""
 
-    async def seen(self, rootfs: int, *, wait: bool, require: bool) -> SeenRootfs:
+    async def seen(self, rootfs: int, *, wait: bool, require: bool, trusted: bool) -> SeenRootfs:
         """Look which release the root file system is, and have the store filled for it."""
 
     def tools_of(self, ids: Iterable[bytes]) -> dict[bytes, str]:
@@ -50,12 +41,14 @@ async def native_store(
     wish: Accelerate,
     rootfs: int,
     front: bool,
+    trusted: bool,
     tell: Callable[[str], None],
 ) -> int:
     """The store's directory for a step in `rootfs` (descriptors), -1 where it gets none.
 
     `front`: maid's copy of the interpreter serves the platform; without it nothing would look into
-    the store. `tell` is called with what there is to know. Raises StepRefused where the step must
+    the store. `trusted`: the caller is root, and the archives that the root file system names may
+    be asked. `tell` is called with what there is to know. Raises StepRefused where the step must
     be accelerated and cannot be.
     """
     if wish is Accelerate.OFF:
@@ -78,7 +71,7 @@ async def native_store(
             )
         return -1
     try:
-        seen = await store.seen(rootfs, wait=True, require=required)
+        seen = await store.seen(rootfs, wait=True, require=required, trusted=trusted)
         ready, reason = seen.ready, seen.reason
     except (MaidError, OSError) as error:
         ready, reason = False, str(error)

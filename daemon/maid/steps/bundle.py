@@ -65,6 +65,10 @@ STORE = "/dev/.maid"
 PROGRAM_LOG = "/dev/.maid-log"
 """The file in which the front notes what ran natively (native/programs.c)."""
 
+PROFILE = "/dev/.maid-profile"
+PROFILE_LOG = "/dev/.maid-profile-log"
+"""Where maid-profile lies in a step that is profiled, and the file it writes to."""
+
 HOSTNAME = "maid"
 """A fixed name, so that a build which records its host's name gives the same bytes everywhere."""
 
@@ -98,8 +102,9 @@ def bundle(
         namespaces.append({"type": "user", "path": user_namespace})
         linux["uidMappings"] = _rows(mapping.uids)
         linux["gidMappings"] = _rows(mapping.gids)
-    capabilities: list[Json] = [*CAPABILITIES]
-    held: dict[str, Json] = {kind: capabilities for kind in ("bounding", "effective", "permitted")}
+    command = [INIT, *step.command]
+    if step.profile:
+        command = [INIT, PROFILE, PROFILE_LOG, *step.command]
     return {
         "ociVersion": "1.0.2",
         "hostname": HOSTNAME,
@@ -107,15 +112,30 @@ def bundle(
         "process": {
             "terminal": False,
             "user": {"uid": step.user, "gid": step.group, "umask": 0o022},
-            "args": [INIT, *step.command],
+            "args": [*command],
             "env": [f"{key}={value}" for key, value in step.full_environment().items()],
             "cwd": step.cwd,
-            "capabilities": held if step.user == 0 else {"bounding": capabilities},
+            "capabilities": _powers(step),
             "noNewPrivileges": False,
         },
         "mounts": _mounts(step, directory, own_network, resolver, terminal_group, store),
         "linux": linux,
     }
+
+
+def _powers(step: Step) -> dict[str, Json]:
+    """The capabilities of a step's first process.
+
+    A profiled one has besides what maid-profile needs to trace set-user-ID programs, and to take
+    that away again from the command: ambient, so that they are handed on whoever the step runs as.
+    """
+    held: dict[str, list[str]] = {"bounding": [*CAPABILITIES]}
+    if step.user == 0:
+        held |= {kind: [*CAPABILITIES] for kind in ("effective", "permitted")}
+    if step.profile:
+        for kind in ("bounding", "effective", "permitted", "inheritable", "ambient"):
+            held[kind] = sorted({*held.get(kind, []), "CAP_SYS_PTRACE", "CAP_SETPCAP"})
+    return {kind: [*names] for kind, names in held.items()}
 
 
 def _rows(ranges: tuple[IdRange, ...]) -> list[Json]:
@@ -148,6 +168,9 @@ def _mounts(
         mount("/dev/pts", "devpts", "devpts", terminals + (",gid=5" if terminal_group else "")),
         mount("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=67108864"),
     ]
+    if step.profile:
+        options = "bind,ro,nosuid,nodev"
+        mounts.append(mount(PROFILE, "none", f"{directory}/profile", options))
     if store:
         mounts += [
             mount(STORE, "none", f"{directory}/store", "bind,ro,nosuid,nodev"),

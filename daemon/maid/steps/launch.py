@@ -126,6 +126,8 @@ def spawn(
         ("rootfs", given.rootfs),
         ("init", native.path("maid-init")),
     ]
+    if step.profile:
+        options.append(("profile", native.path("maid-profile")))
     for name, descriptor in (
         ("changes", given.changes),
         ("network", network),

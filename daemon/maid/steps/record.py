@@ -32,7 +32,7 @@ FILES = (
     *("step.json", "config.json", "result", "result.new", "supervisor", "pid", "log"),
     programs.FILE,
 )
-PLACES = ("rootfs", "lower", "changes", "sys", "init", "store", "programs")
+PLACES = ("rootfs", "lower", "changes", "sys", "init", "profile", "store", "programs")
 
 
 class Meta(msgspec.Struct, frozen=True):

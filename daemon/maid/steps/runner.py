@@ -46,6 +46,9 @@ PATIENCE, PAUSE = 100, 0.02
 """How often, and seconds between, to try again to remove what a process that was killed still uses:
 its end takes a moment."""
 
+TOLD = 100
+"""Reasons why steps are not accelerated that are remembered: each is told once."""
+
 STUBBORN = 5.0
 """Seconds after which a supervisor that was told to end its step is killed: it hangs before the
 step has begun (a mount of a file system that does not answer)."""
@@ -90,6 +93,7 @@ class Runner:
         self.outcomes: dict[str, int] = defaultdict(int)
         self.native: Counter[str] = Counter()
         self.emulated = 0
+        self._told: set[tuple[str, str]] = set()
         self._machine = machine
         self._store = store
         self._emit = emit
@@ -138,7 +142,7 @@ class Runner:
         pinned = table.pinned if table else None
         launch.check_ids(step, pinned.mapping if pinned else None)
         if served.via == "emulated":
-            given = await self._with_store(step, given, served)
+            given = await self._with_store(step, caller, given, served)
         identifier = new_id()
         directory = f"{self._directory}/{identifier}"
         plan = cgroups.plan(identifier, step.memory, step.cpus)
@@ -176,14 +180,26 @@ class Runner:
                 os.close(network)
         return self._watch(meta, directory, pid, child=True)
 
-    async def _with_store(self, step: Step, given: Descriptors, served: Served) -> Descriptors:
+    async def _with_store(
+        self, step: Step, caller: Caller, given: Descriptors, served: Served
+    ) -> Descriptors:
         """What the caller handed over, with the native store where the step is accelerated."""
 
         def tell(reason: str) -> None:
-            self._emit("emulated", str(step.platform), reason)
+            told = str(step.platform), reason
+            if told not in self._told:
+                if len(self._told) >= TOLD:
+                    self._told.clear()
+                self._told.add(told)
+                self._emit("emulated", *told)
 
         store = await accelerate.native_store(
-            self._store, step.accelerate, given.rootfs, served.front, tell
+            self._store,
+            step.accelerate,
+            given.rootfs,
+            served.front,
+            caller.mapping is None,
+            tell,
         )
         return replace(given, store=store)
 

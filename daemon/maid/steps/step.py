@@ -10,10 +10,9 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from maid.config import Network
+from maid.config import Accelerate, Network
 from maid.errors import StepRefused
 from maid.platforms import Platform
-from maid.steps.accelerate import Accelerate
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The PATH of a step that brings none: what Docker and BuildKit set for linux."""
@@ -48,8 +47,9 @@ class Step:
     `command` is argv; `environment` is all there is, with PATH and HOME added if they are missing;
     `user` and `group` are ids inside; `timeout` is in seconds, 0 for none; `memory` in bytes and
     `cpus` in CPUs, 0 for no limit; `tmpfs` are absolute paths; `cpu` is a CPU model for the
-    emulator instead of maid's choice. `overlay`: changes go to a directory that is handed over, not
-    to the root file system.
+    emulator instead of maid's choice. `profile`: the command runs under maid-profile, and one of
+    the bind mounts is the file for what it finds, at PROFILE_LOG. `overlay`: changes go to a
+    directory that is handed over, not to the root file system.
     """
 
     platform: Platform
@@ -68,6 +68,7 @@ class Step:
     tmpfs: tuple[str, ...] = ()
     cpu: str = ""
     accelerate: Accelerate = Accelerate.AUTO
+    profile: bool = False
 
     def check(self) -> None:
         """Raise StepRefused for what can never run, in words."""
