@@ -215,7 +215,7 @@ def gone_within(marked: Marked, seconds: float) -> bool:
 
 def copy(source: Path, target: Path, owner: int = 0) -> Path:
     """A copy of a root file system that a test may write to."""
-    subprocess.run(["cp", "-a", source, target], check=True)
+    subprocess.run(["cp", "-a", f"{source}/.", target], check=True)
     if owner:
         subprocess.run(["chown", "-hR", f"{owner}:{owner}", target], check=True)
     return target
