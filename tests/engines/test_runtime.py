@@ -16,6 +16,8 @@ from bundles import OWN, RUNTIME, Bundle, make_bundle, make_store, program
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parent.parent / "daemon" / "native"
 
+CHROOT = shutil.which("chroot") or "/usr/sbin/chroot"
+
 SAYS = '#!/bin/sh\nprintf "%s\\0" "$0" "$@" >"$SAID"; exit 7\n'
 """A runtime that tells what it was called with."""
 
@@ -355,7 +357,7 @@ def test_where_a_link_s_runtime_is_gone_the_other_serves(tmp_path: Path) -> None
     runc = tmp_path / "usr/bin/runc"
     subprocess.run(["cc", "-static", "-o", runc, source], check=True, timeout=60)
     done = subprocess.run(
-        ["chroot", tmp_path, "/crun", "x"], env={}, stdout=subprocess.PIPE, text=True, check=True
+        [CHROOT, tmp_path, "/crun", "x"], env={}, stdout=subprocess.PIPE, text=True, check=True
     )
     assert done.stdout == "/usr/bin/runc\n"
 
@@ -363,7 +365,7 @@ def test_where_a_link_s_runtime_is_gone_the_other_serves(tmp_path: Path) -> None
 def test_without_a_runtime_it_says_so(shim: Shim, tmp_path: Path) -> None:
     shutil.copy(RUNTIME, tmp_path / "maid-runtime")
     done = subprocess.run(
-        ["chroot", tmp_path, "/maid-runtime", "state"], env={}, capture_output=True, text=True
+        [CHROOT, tmp_path, "/maid-runtime", "state"], env={}, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (127, "")
     assert done.stderr.startswith("maid-runtime: there is no runc and no crun in PATH")

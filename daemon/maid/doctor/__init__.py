@@ -8,7 +8,7 @@ scope and the machine; a check that fails is itself a finding.
 from collections.abc import Callable, Iterator
 
 from maid.config import Config, Scope
-from maid.doctor import machine, programs, resources, services, surroundings, table
+from maid.doctor import engines, machine, programs, resources, services, surroundings, table
 from maid.doctor.findings import Finding, Level, note, warning
 from maid.doctor.place import CannotLook, Place
 from maid.doctor.reported import from_status
@@ -50,6 +50,7 @@ CHECKS: tuple[Check, ...] = (
     services.installers,
     services.socket,
     services.group,
+    engines.engines,
     surroundings.environment,
 )
 """In the order in which they are shown: from the kernel up."""

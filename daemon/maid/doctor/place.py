@@ -7,6 +7,7 @@ into a finding; what is not there is None or empty.
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import stat
@@ -95,6 +96,17 @@ class Place:
             return None
         except OSError as error:
             raise CannotLook(str(path), error.strerror or str(error)) from error
+
+    def contains(self, path: str | Path, data: bytes) -> bool:
+        """Whether a file has these bytes somewhere; not when it cannot be read."""
+        try:
+            with (
+                open(self.at(path), "rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+            ):
+                return text.find(data) >= 0
+        except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+            return False
 
     def number(self, path: str) -> int | None:
         """A file that holds one number, as sysctls do; None when it is not there or is no number.
