@@ -74,18 +74,24 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def daemon(place: Path | None = None) -> Iterator[Daemon]:
+def daemon(
+    place: Path | None = None,
+    *,
+    settings: str = '[acceleration]\nfill = "off"\n',
+    state: Path | None = None,
+) -> Iterator[Daemon]:
     """A private daemon that is ready, and gone afterwards with everything it made.
 
     Its copies of interpreters are kept from run to run (the caches of a machine that has run maid
-    before). `place` keeps the directory for a daemon that comes after.
+    before), in `state`. `place` keeps the directory for a daemon that comes after. `settings` are
+    added to its configuration.
     """
     directory = place or Path(tempfile.mkdtemp(prefix="bench-", dir=cache()))
-    state = cache() / "state"
+    state = state or cache() / "state"
     config = directory / "maid.toml"
     # /run is a tmpfs wherever systemd runs; a machine without has one at /dev/shm.
     runtime = Path(tempfile.mkdtemp(prefix="maid-bench-", dir="/dev/shm"))
-    config.write_text(f'[paths]\nruntime = "{runtime}"\nstate = "{state}"\n')
+    config.write_text(f'{settings}[paths]\nruntime = "{runtime}"\nstate = "{state}"\n')
     socket = str(directory / "io.maid")
     command = [MAID, "--config", str(config), "daemon", "--scope", "private", "--socket", socket]
     begun = time.perf_counter()
