@@ -81,13 +81,13 @@ struct stand_in {
 void native(const struct process *process, const struct store *store);
 
 /*
- * Reads the rules in @record (@size bytes) for a program with the arguments
- * @argv (NULL-ended, argv[0] included) and the environment @envp. Returns
- * whether the native program may be used, and then fills in @wanted. Changes
- * nothing but @buffer, WINDOW_SIZE bytes to work in.
+ * Reads the rules in @record (@size bytes) for the program @path with the
+ * arguments @argv (NULL-ended, argv[0] included) and the environment @envp.
+ * Returns whether the native program may be used, and then fills in @wanted.
+ * Changes nothing but @buffer, WINDOW_SIZE bytes to work in.
  */
-int rules_allow(const char *record, size_t size, char **argv, char *const *envp,
-		unsigned char *buffer, struct stand_in *wanted);
+int rules_allow(const char *record, size_t size, const char *path, char **argv,
+		char *const *envp, unsigned char *buffer, struct stand_in *wanted);
 
 /* Whether nothing in @envp forbids native programs altogether. */
 int environment_allows(char *const *envp);

@@ -25,6 +25,12 @@
 /* Libraries that the foreign loader loads into every program of the root file system. */
 #define PRELOAD	"/etc/ld.so.preload"
 
+/*
+ * A link to / in the store: a native program hands its process back by executing
+ * the foreign one by a path below it (shim.c).
+ */
+#define EMULATE	STORE "/emulate/"
+
 #define LOG_SIZE	24
 /* How far below RLIMIT_FSIZE the log must be: what others may append meanwhile. */
 #define LOG_MARGIN	(1 << 20)
@@ -150,7 +156,7 @@ void native(const struct process *process, const struct store *store)
 		return;
 	if (!is_store(store))
 		return;
-	allowed = environment_allows(process->envp);
+	allowed = environment_allows(process->envp) && !starts(process->argv[1], EMULATE);
 	logged = has_log();
 	if (!allowed && !logged)
 		return;
@@ -160,7 +166,8 @@ void native(const struct process *process, const struct store *store)
 		build_id_of_path(process->argv[1], window, &id);
 	size = allowed && id.size ? read_record(&id, store, record) : 0;
 	if (size &&
-	    rules_allow(record, size, process->argv + 2, process->envp, window, &wanted) &&
+	    rules_allow(record, size, process->argv[1], process->argv + 2, process->envp, window,
+			&wanted) &&
 	    !has_preload()) {
 		if (logged)
 			log_start('n', &id);

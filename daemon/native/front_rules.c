@@ -61,6 +61,24 @@ static int exists(const char *path)
 	return call_stat(path, 0, &status);
 }
 
+static int same_file(const char *one, const char *other)
+{
+	struct status a, b;
+
+	return call_stat(one, 0, &a) && call_stat(other, 0, &b) &&
+	       a.device == b.device && a.inode == b.inode;
+}
+
+static const char *last_component(const char *path)
+{
+	const char *last = path;
+
+	for (; *path; path++)
+		if (*path == '/')
+			last = path + 1;
+	return last;
+}
+
 /* Whether the ELF file @path has the build-id @wanted, in hexadecimal. */
 static int has_build_id(const char *path, const char *wanted, unsigned char *buffer)
 {
@@ -180,8 +198,8 @@ static int replace_plugins(const char *rules, const char *end, char **argv,
 	return 1;
 }
 
-int rules_allow(const char *record, size_t size, char **argv, char *const *envp,
-		unsigned char *buffer, struct stand_in *wanted)
+int rules_allow(const char *record, size_t size, const char *path, char **argv,
+		char *const *envp, unsigned char *buffer, struct stand_in *wanted)
 {
 	const char *end = record + size, *rules, *at;
 	enum alternative some = NOT_ASKED, first = NOT_ASKED;
@@ -223,6 +241,11 @@ int rules_allow(const char *record, size_t size, char **argv, char *const *envp,
 			break;
 		case 'b':
 			if (!has_build_id(rule.text, rule.more, buffer))
+				return 0;
+			break;
+		case 's':
+			if (!equal(last_component(path), last_component(rule.text)) ||
+			    !same_file(path, rule.text))
 				return 0;
 			break;
 		case 'm':

@@ -114,7 +114,7 @@ static void rules(void)
 		struct stand_in wanted;
 
 		if (!environment_allows(envp) ||
-		    !rules_allow(record, size, argv, envp, buffer, &wanted)) {
+		    !rules_allow(record, size, "/proc/self/exe", argv, envp, buffer, &wanted)) {
 			printf("aside");
 		} else {
 			printf("%s", wanted.program);
