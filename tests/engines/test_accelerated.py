@@ -47,6 +47,7 @@ class Hall:
         outside = self.room.outside(inside)
         shutil.copytree(rootfs(f"busybox-{architecture}"), outside / "tree", symlinks=True)
         (outside / "Containerfile").write_text(containerfile)
+        self.room.run("chmod", "-R", "a+rX", inside)  # ordinary users build it, too
         return inside
 
     def without_store(self) -> "Hidden":
@@ -218,3 +219,80 @@ def test_dockerd_without_the_shim_is_not_accelerated(hall: Hall) -> None:
     with hall.room.docker(shim=False):
         said = hall.room.build("docker", hall.context(CONTAINERFILE), "localhost/control")
     assert "EMULATED\n" in said and "NATIVE\n" not in said
+
+
+USER = 1000
+
+
+@pytest.fixture(scope="module")
+def user(hall: Hall) -> list[str]:
+    """How an ordinary user of the room starts something: with a home, and ids below theirs."""
+    home = PLACE / "user"
+    script = f"""
+    useradd --uid {USER} --home-dir {home} --create-home ann
+    for kind in uid gid; do echo ann:100000:65536 >/etc/sub$kind; done
+    mkdir -p /run/user/{USER}; chown {USER}:{USER} /run/user/{USER}
+    chmod 755 {PLACE}
+    """
+    hall.room.run("sh", "-ec", script)
+    config = hall.room.outside(home / ".config/containers")
+    config.mkdir(parents=True)
+    (config / "storage.conf").write_text('[storage]\ndriver = "vfs"\n')
+    for directory in (config, config.parent):
+        os.chown(directory, USER, USER)
+    become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "env"]
+    # As Debian's login leaves it: without the directory in which runc lies.
+    return [*become, f"HOME={home}", f"XDG_RUNTIME_DIR=/run/user/{USER}", "PATH=/usr/bin:/bin"]
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+@pytest.mark.parametrize("engine", ["buildah", "podman"])
+def test_ordinary_users_builds_are_accelerated(
+    hall: Hall, user: list[str], engine: str, runtime: str
+) -> None:
+    context = hall.context(CONTAINERFILE)
+    chosen = f"--runtime={runtime}"
+    build = [engine, "build", chosen] if engine == "buildah" else [engine, chosen, "build"]
+    options = ("--isolation=oci", "--platform=linux/arm64", "--network=none", "--no-cache")
+    command = (*user, *build, *options, "--tag=own", context)
+    said = hall.room.run("sh", "-c", 'cd /; exec "$@" 2>&1', "sh", *command)
+    assert "NATIVE\n" in said
+    with hall.without_store():
+        assert "EMULATED\n" in hall.room.run("sh", "-c", 'cd /; exec "$@" 2>&1', "sh", *command)
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_podman_runs_accelerated_containers_which_outlive_maid(hall: Hall, runtime: str) -> None:
+    hall.room.build("podman", hall.context(CONTAINERFILE), "localhost/run", runtime=runtime)
+    podman = ("podman", f"--runtime={runtime}")
+    options = ("--network=none", "--platform=linux/arm64")
+    run = hall.room.run(*podman, "run", "--rm", *options, "localhost/run", "busybox", "probe")
+    assert run == "NATIVE"
+    command = ("sh", "-c", PROBE)
+    hall.room.run(*podman, "create", "--name=later", *options, "localhost/run", *command)
+    assert hall.room.run(*podman, "start", "--attach", "later") == "NATIVE"
+    # maid is removed: podman finds the runtime itself, and the container is as it ever was.
+    shims = hall.room.outside("/usr/libexec/maid")
+    shims.rename(shims.with_name("away"))
+    try:
+        assert hall.room.run(*podman, "start", "--attach", "later") == "EMULATED"
+    finally:
+        shims.with_name("away").rename(shims)
+    hall.room.run(*podman, "rm", "later")
+
+
+def test_chroots_that_bind_the_whole_dev_are_accelerated(hall: Hall) -> None:
+    """With the store at the machine's own /dev/.maid, as dev-.maid.mount has it."""
+    context = hall.context(CONTAINERFILE)
+    script = f'mkdir -p /dev/.maid; mount -o bind,ro,nosuid,nodev {STORE} /dev/.maid; exec "$@"'
+    entered = ("unshare", "--mount", "sh", "-ec", script, "sh")
+    tree = context / "tree"
+    inside = f"mount --rbind /dev {tree}/dev; exec chroot {tree} sh -c '{PROBE}'"
+    try:
+        assert hall.room.run(*entered, "sh", "-ec", inside) == "NATIVE"
+        build = ("buildah", "build", "--isolation=chroot", "--platform=linux/arm64", "--no-cache")
+        said = hall.room.run(*entered, *build, "--network=host", "--tag=localhost/chroot", context)
+        assert "NATIVE\n" in said
+    finally:
+        hall.room.run("rmdir", "/dev/.maid", check=False)
+    assert not [name for name in hall.tree("buildah", "localhost/chroot") if ".maid" in name]
