@@ -7,7 +7,8 @@ store is done elsewhere.
 
 Texts of a tool may hold fields, filled in for each pair of machines: `{gnu}` is the foreign
 machine's GNU triplet, which is also its Debian multiarch name (aarch64-linux-gnu), `{native}` the
-host's, `{mount}` the set's directory as programs see it (/dev/.maid/<set>).
+host's, `{mount}` the set's directory as programs see it (/dev/.maid/<set>), `{arch}` Debian's name
+of the foreign architecture and `{cpu}` the first part of its triplet.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ class Place:
         return (
             text.replace("{gnu}", self.foreign.gnu)
             .replace("{native}", self.native.gnu)
+            .replace("{arch}", self.foreign.debian)
+            .replace("{cpu}", self.foreign.gnu.partition("-")[0])
             .replace("{mount}", self.mount)
         )
 
@@ -129,6 +132,10 @@ class Tool:
     file system (paths) on whose version the output depends: their build must be the archive's own.
     `preload` names a library among maid's compiled helpers that is loaded before the tool's own.
     `extras` are further files. `foreign` limits it to these Debian architectures, () is all.
+    `libraries` are patches for libraries of the set, by a pattern for their names (fnmatch); they
+    count for the whole set. `features` are what the host's CPU must have, as in /proc/cpuinfo.
+    `path` may hold `*` and `**`: then the tool is every file of the package that matches, and
+    `native_path` holds the same ones. A path that ends in .so is a module, which the shim loads.
     """
 
     name: str
@@ -144,6 +151,8 @@ class Tool:
     preload: str = ""
     extras: tuple[Extra, ...] = field(default=())
     foreign: tuple[str, ...] = ()
+    libraries: tuple[tuple[str, Patch], ...] = ()
+    features: tuple[str, ...] = ()
 
     @property
     def twin_package(self) -> str:

@@ -112,6 +112,12 @@ def same_build(path: str, build_id: str) -> Rule:
     return Rule("b", path, build_id)
 
 
+def same_program(path: str) -> Rule:
+    """Step aside unless the program is executed by a path with the same last component as `path`
+    and is the same file: for programs that know themselves by /proc/self/exe."""
+    return Rule("s", path)
+
+
 def encode(program: str, rules: tuple[Rule, ...]) -> bytes:
     """The record that executes `program`, an absolute path below MOUNT.
 

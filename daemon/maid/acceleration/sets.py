@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import stat
 import string
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -25,7 +28,7 @@ import msgspec
 from maid import elf, native
 from maid.acceleration import records, relocate, tools
 from maid.acceleration.archive import Archive, ArchiveError, Package
-from maid.acceleration.model import Extra, Place, Tool
+from maid.acceleration.model import Extra, Patch, Place, Tool
 from maid.acceleration.records import Rule
 from maid.acceleration.relocate import Image, RelocationError
 from maid.errors import MaidError
@@ -34,6 +37,9 @@ FORMAT = 1
 """Part of a set's name: raise it when the same packages give another set."""
 
 MANIFEST = "manifest.json"
+
+MODULE = ".so"
+"""Ends the path of what is not executed but loaded by a program."""
 
 _LIBRARY_DIRECTORIES = ("/usr/lib/{native}", "/lib/{native}", "/usr/lib")
 # Packages that only hold libraries, by Debian's names (Policy 8.1): what may be followed when the
@@ -139,6 +145,11 @@ def select(
             reason = f"the archive has {offered[0].version}, not {wanted}, so there is no twin"
             selection.left.append(Left(tool.name, name, wanted, reason))
             continue
+        lacking = [each for each in tool.features if not _cpu_has(each)]
+        if lacking:
+            reason = f"this machine's CPU has no {lacking[0]}, and the results would differ"
+            selection.left.append(Left(tool.name, name, found.version, reason))
+            continue
         natives = archive.versions(twin, archive.native.debian)
         match = next((p for p in natives if p.source_version == found.source_version), None)
         if match is None:
@@ -148,6 +159,22 @@ def select(
             continue
         selection.pairs.append(Pair(tool, found, match))
     return selection
+
+
+@cache
+def _cpu_flags() -> frozenset[str]:
+    """What the kernel says that this machine's CPU has: x86's flags, {} for other machines."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, values = line.partition(":")
+        if name.strip() == "flags":
+            return frozenset(values.split())
+    return frozenset()
+
+
+def _cpu_has(feature: str) -> bool:
+    """Whether this machine's CPU has the feature, by x86's name for it. AArch64 has fused
+    multiplication always."""
+    return feature in _cpu_flags() or (feature == "fma" and platform.machine() == "aarch64")
 
 
 def libraries(
@@ -200,22 +227,42 @@ class Maker:
     """Fills one set's directory from two unpacked roots. `tell` is told of each step in a few
     words."""
 
-    def __init__(self, place: Place, natives: Path, foreigns: Path) -> None:
+    def __init__(
+        self,
+        place: Place,
+        natives: Path,
+        foreigns: Path,
+        patches: Sequence[tuple[str, Patch]] = (),
+    ) -> None:
         self.place = place
         self.entries: list[Entry] = []
         self.left: list[Left] = []
         self._natives = natives
+        self._patches = tuple(dict.fromkeys(patches))
         self._foreigns = foreigns
         self._libraries: dict[str, bool] = {}
         self._loaders: dict[str, str] = {}
 
     def add(self, pair: Pair) -> None:
         """Take a tool, or record why it stays emulated."""
-        try:
-            self.entries.append(self._entry(pair))
-        except (RelocationError, elf.ElfError, records.RecordError, OSError) as error:
-            reason = error.message if isinstance(error, MaidError) else str(error)
-            self.left.append(Left(pair.tool.name, pair.foreign.name, pair.foreign.version, reason))
+        for tool in self._each(pair.tool):
+            try:
+                self.entries.append(self._entry(replace(pair, tool=tool)))
+            except (RelocationError, elf.ElfError, records.RecordError, OSError) as error:
+                reason = error.message if isinstance(error, MaidError) else str(error)
+                self.left.append(Left(tool.name, pair.foreign.name, pair.foreign.version, reason))
+
+    def _each(self, tool: Tool) -> Iterable[Tool]:
+        """The tool, or one for each file that its path's pattern matches. The native file has the
+        same path, but for the triplet in it."""
+        if "*" not in tool.path:
+            yield tool
+            return
+        for file in sorted(self._foreigns.glob(self.place.fill(tool.path).lstrip("/"))):
+            path = f"/{file.relative_to(self._foreigns)}"
+            if file.is_file() and not file.is_symlink():
+                twin = path.replace(self.place.foreign.gnu, self.place.native.gnu)
+                yield replace(tool, path=path, native_path=twin)
 
     def drop(self, problems: Mapping[str, str]) -> None:
         """Leave out the programs of the set that have a problem."""
@@ -272,7 +319,11 @@ class Maker:
         # Two tools may have one base name (sqv), and the kernel takes a process's name from it.
         directory = hashlib.sha256(os.fsencode(place.fill(tool.path))).hexdigest()[:8]
         name = f"bin/{directory}/{os.path.basename(place.fill(tool.path))}"
-        data = relocate.program(source.read_bytes(), place.native, self._loader(tool.preload))
+        data = source.read_bytes()
+        if name.endswith(MODULE):
+            data = relocate.library(data)
+        else:
+            data = relocate.program(data, place.native, self._loader(tool.preload))
         for patch in tool.patches:
             data = patch(data, place)
         self._need(Image(source.read_bytes()), source.name)
@@ -326,7 +377,11 @@ class Maker:
                     continue
                 data = source.read_bytes()
                 self._need(Image(data), name)
-                self._write(f"{relocate.LIBRARIES}/{name}", relocate.library(data), 0o755)
+                data = relocate.library(data)
+                for pattern, patch in self._patches:
+                    if fnmatch(name, pattern):
+                        data = patch(data, self.place)
+                self._write(f"{relocate.LIBRARIES}/{name}", data, 0o755)
                 break
             else:
                 del self._libraries[name]
@@ -403,7 +458,10 @@ def make(
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(mode=0o755)
     maker = Maker(
-        Place(name, root, archive.native, archive.foreign), work / "native", work / "foreign"
+        Place(name, root, archive.native, archive.foreign),
+        work / "native",
+        work / "foreign",
+        [each for pair in selection.pairs for each in pair.tool.libraries],
     )
     tell(f"relocating {len(selection.pairs)} tools")
     for pair in selection.pairs:

@@ -6,10 +6,15 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from maid.acceleration import basics
+from maid.acceleration import basics, packaging, perl, shells
 from maid.acceleration.model import Tool
 
-TOOLS: tuple[Tool, ...] = (*basics.TOOLS,)
+TOOLS: tuple[Tool, ...] = (
+    *basics.TOOLS,
+    *perl.TOOLS,
+    *shells.TOOLS,
+    *packaging.TOOLS,
+)
 """Each by a name of its own."""
 
 

@@ -1,0 +1,109 @@
+"""apt, dpkg and what they start when packages are installed."""
+
+from __future__ import annotations
+
+from maid.acceleration import records
+from maid.acceleration.basics import USERS
+from maid.acceleration.model import Need, Tool
+from maid.acceleration.respell import respelled
+
+# Debian's name of the architecture, by itself and in `--version`.
+_ARCHITECTURE = (("\0amd64\0", "\0{arch}\0"), ("(amd64)", "({arch})"))
+
+# Names of hosts come from files and from DNS, which glibc does by itself; any other source is a
+# module, and a foreign one cannot be loaded into a native program (nsswitch.conf(5)).
+_HOSTS = tuple(
+    records.exists(f"/usr/lib/{{gnu}}/libnss_{module}.so.2")
+    for module in (
+        "mdns4_minimal",
+        "mdns4",
+        "mdns",
+        "myhostname",
+        "mymachines",
+        "resolve",
+        "libvirt",
+    )
+)
+
+_DPKG = "its database and the packages are text and archives; its architecture is put right"
+_BYTES = "it moves bytes between a server or a file and the disk, and computes digests of them"
+_APT_ITSELF = "it reads lists of packages and decides in integers; its architecture is put right"
+_SIGNATURES = "a signature is valid or not"
+
+_APT = ("/usr/lib/{gnu}/libapt-pkg.so.6.0", "/usr/lib/{gnu}/libapt-pkg.so.7.0")
+
+_APT_LIBRARIES = tuple(
+    (name, respelled("", _ARCHITECTURE)) for name in ("libapt-pkg.so.*", "libapt-private.so.*")
+)
+
+TOOLS = (
+    *(
+        Tool(
+            name,
+            "dpkg",
+            f"/usr/bin/{name}",
+            _DPKG,
+            rules=(records.UTF8_LOCALE, *USERS),
+            needs=Need.ALL,
+            patches=(respelled(f"/usr/bin/{name}", _ARCHITECTURE),),
+        )
+        for name in (
+            "dpkg",
+            "dpkg-query",
+            "dpkg-divert",
+            "dpkg-statoverride",
+            "dpkg-trigger",
+            "update-alternatives",
+            "dpkg-realpath",
+        )
+    ),
+    *(
+        Tool(
+            f"apt's method {name}",
+            "apt",
+            f"/usr/lib/apt/methods/{name}",
+            _BYTES,
+            rules=(records.UTF8_LOCALE, *USERS, *_HOSTS),
+            needs=Need.ALL,
+            decisive=_APT,
+            libraries=_APT_LIBRARIES,
+            patches=(respelled(f"/usr/lib/apt/methods/{name}", _ARCHITECTURE),),
+        )
+        for name in (
+            "http",
+            "https",
+            "file",
+            "copy",
+            "store",
+            "gpgv",
+            "sqv",
+            "rred",
+            "cdrom",
+            "mirror",
+        )
+    ),
+    *(
+        Tool(
+            name,
+            "apt",
+            f"/usr/bin/{name}",
+            _APT_ITSELF,
+            rules=(records.UTF8_LOCALE, *USERS, *_HOSTS),
+            needs=Need.ALL,
+            decisive=_APT,
+            libraries=_APT_LIBRARIES,
+        )
+        for name in ("apt-get", "apt-cache", "apt-config", "apt-mark", "apt", "apt-cdrom")
+    ),
+    Tool("sqv", "sqv", "/usr/bin/sqv", _SIGNATURES, rules=(records.UTF8_LOCALE,)),
+    Tool("gpgv", "gpgv", "/usr/bin/gpgv", _SIGNATURES, rules=(records.UTF8_LOCALE, *USERS)),
+    Tool(
+        "file",
+        "file",
+        "/usr/bin/file",
+        "it compares bytes with the root file system's own table, in integers of fixed size",
+        rules=(records.UTF8_LOCALE,),
+        needs=Need.WIDTH | Need.ORDER,
+        decisive=("/usr/lib/{gnu}/libmagic.so.1",),
+    ),
+)
