@@ -164,8 +164,8 @@ make_engines() {
 # built without an archive, and everything of `scripts/bench acceleration` runs.
 make_build() {
     make_debian trixie "$1" "$2" \
-        autoconf automake brotli bzip2 cpio debhelper dpkg-dev file g++ gcc less libncurses-dev \
-        libreadline-dev libtool lz4 make patch pigz texinfo xz-utils xzdec zstd
+        autoconf automake brotli build-essential bzip2 cpio debhelper file less libncurses-dev \
+        libreadline-dev libtool lz4 patch pigz texinfo xz-utils xzdec zstd
 }
 
 name=$1 new=$2
