@@ -267,6 +267,11 @@ def test_every_command_has_help() -> None:
         assert f"`maid {command}" in documented
         help_text = maid(command, "--help")
         assert help_text.returncode == 0
+        below = help_text.stdout.partition("Commands:\n")[2]
+        for name in [line.split()[0] for line in below.splitlines() if line]:
+            assert f"`maid {command} {name}" in documented
+            help_text = maid(command, name, "--help")
+            assert help_text.returncode == 0
         assert "--socket PATH" in help_text.stdout
 
 

@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemons import REPOSITORY
+from daemons import REPOSITORY, rootfs
 from serving import Serving
+from stepping import copy
+from storing import Storing
+from test_steps_store import ID, record, writing
+from test_store_service import publish
+
+from maid.acceleration.store import Store
 
 DESIGNED = {
     *("version", "scope", "kernel", "instance", "runtime", "ready", "platforms"),
@@ -131,6 +137,59 @@ def test_a_run_that_fails(served: Serving, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert (found["outcome"], found["status"]) == ("failed", 125)
     assert found["error"] in done.stderr
+
+
+def without_tools(result: dict[str, Any]) -> None:
+    """Take away the tools' names, which are keys too."""
+    assert all(isinstance(count, int) for count in result["native"].values())
+    result["native"] = {}
+
+
+def test_proofs_and_profiles(foreign_tree: Path, storing: Storing) -> None:
+    native = f"[ ! -e /dev/.maid-log ] || {writing(record('n'))}"
+    script = f"{native}; cat /proc/sys/kernel/random/uuid > /a; [ -e /dev/.maid ] || touch /b"
+    step = ("--rootfs", str(foreign_tree), "--json", "--", "/bin/sh", "-c", script)
+    done = storing.maid("accel", "verify", *step)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    for run in ("accelerated", "plain"):
+        without_tools(found[run])
+    hold("accel verify --rootfs", found)
+    done = storing.maid("accel", "profile", *step)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    without_tools(found["result"])
+    hold("accel profile", found)
+
+
+@pytest.fixture(scope="module")
+def storing() -> Iterator[Storing]:
+    with Storing('[emulation]\nplatforms = ["linux/arm64"]\n') as made:
+        made.name({ID: "cc1"})
+        made.ready()
+        yield made.start()
+
+
+@pytest.fixture(scope="module")
+def foreign_tree(storing: Storing) -> Path:
+    return copy(rootfs("busybox-arm64"), storing.directory / "arm64")
+
+
+def test_the_store(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with Serving(state=str(state)) as served:
+        served.start()
+        store = Store(state / "store", state / "acceleration")
+        publish(store, "abcde", {"xz": "xz-utils"})
+        found = document(served, "accel", "list", "--json")
+        summary = {f"store.{name}" for name in found["summary"]}
+        assert summary == {name for name in documented("status") if name.startswith("store.")}
+        found["summary"] = {}
+        hold("accel list", found)
+        (store.root / "abcde/bin/xz").write_text("other")
+        hold("accel verify", document(served, "accel", "verify", "--json", status=1))
+        publish(store, "abcde", {"xz": "xz-utils"})
+        hold("accel prune", document(served, "accel", "prune", "--size", "0", "--json"))
 
 
 def test_doctor(served: Serving) -> None:

@@ -66,6 +66,17 @@ def document(*platforms: dict[str, Any], **more: Any) -> dict[str, Any]:
         "runtime_version": "1.8.1",
         "runtime_problem": None,
         "limits_problem": None,
+        "store": {
+            "path": "/var/lib/maid/store",
+            "problem": None,
+            "sets": 2,
+            "tools": 310,
+            "emulated": 4,
+            "size": 180 << 20,
+            "limit": 0,
+            "filling": None,
+            "reasons": [],
+        },
         "ready": True,
         "heals": 0,
         "steps_running": 0,
@@ -81,6 +92,19 @@ def test_without_a_terminal_there_are_words_alone() -> None:
     assert text.splitlines()[0] == "maid 1.0, host scope, Linux 6.12.1, up 3 min: ready"
     assert re.search(
         r"^linux/arm64  ready  qemu-aarch64 +7.2.22 +POCF +neoverse-n1 +12 ms$", text, re.M
+    )
+
+
+def test_the_native_store_is_one_line_and_the_newest_reason() -> None:
+    text = render.status(document(platform("linux/arm64")), io.StringIO(), False)
+    assert "native store: 310 tools in 2 sets, 180 MiB" in text
+    store = {**document()["store"], "filling": "debian:trixie arm64", "reasons": ["old", "new"]}
+    lines = render.status(document(store=store), io.StringIO(), False).splitlines()
+    assert any(line.endswith("; fetching debian:trixie arm64") for line in lines)
+    assert "! new" in lines and "! old" not in lines
+    store["problem"] = "switched off"
+    assert "no native store: switched off" in render.status(
+        document(store=store), io.StringIO(), False
     )
 
 

@@ -77,7 +77,7 @@ def stamp(root: int) -> tuple[int, int, int, int]:
     """Changes when the package database does: device, inode, size and time of change; zeros
     without one."""
     try:
-        file = kernel.open_in_root(root, _STATUS, os.O_PATH)
+        file = kernel.open_in_root(root, _STATUS, os.O_PATH, one_mount=True)
     except OSError:
         return (0, 0, 0, 0)
     try:
@@ -158,7 +158,8 @@ def _content(root: int, path: str, limit: int) -> bytes | None:
     """The content of a regular file of at most `limit` bytes; None for anything else, which is not
     opened: that would have effects with a device or a FIFO."""
     try:
-        found = kernel.open_in_root(root, path, os.O_PATH)
+        # What is mounted in there may be a file system that never answers.
+        found = kernel.open_in_root(root, path, os.O_PATH, one_mount=True)
     except OSError:
         return None
     try:

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from maid.cli.common import Command, exit_with, socket_path
+from maid.cli.common import Command, connect, exit_with, socket_path
 from maid.errors import UsageError
 
 accel = typer.Typer(
@@ -50,6 +50,78 @@ TimeoutOption = Annotated[
     float,
     typer.Option(min=0.0, help="End each run after S seconds.", metavar="S", show_default=False),
 ]
+
+
+@accel.command(cls=Command, short_help="Fetch the native tools of a release.")
+def add(
+    release: Annotated[
+        str, typer.Argument(metavar="[RELEASE]", help="For example debian:trixie.")
+    ] = "",
+    arch: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="For this architecture, arm64 or linux/arm64; may be repeated. Left out: arm64, or"
+            " amd64 on an arm64 machine.",
+            metavar="ARCH",
+        ),
+    ] = None,
+    rootfs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The release and versions of this root file system.", metavar="DIR"),
+    ] = None,
+    keys: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Trust the archive keys of this root directory.", metavar="DIR"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch the native tools of a release from its archive, ahead of time: packages of this
+    machine's architecture that are of the very same versions as the release's own."""
+    if bool(release) == (rootfs is not None):
+        raise UsageError("a release or a root file system", "debian:trixie, or --rootfs DIR")
+    if rootfs is not None and arch:
+        raise UsageError("a root file system has an architecture already", "leave --arch out")
+    from maid.cli import store
+
+    names = [store.architecture(text) for text in arch or []]
+    exit_with(store.add(connect(), release, names, rootfs, keys, as_json))
+
+
+@accel.command("list", cls=Command, short_help="Show what is in the store.")
+def list_store(
+    wanted: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="Only this tool, package, path or set.")
+    ] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also why each tool may stand in.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the tools of each release, from which package and version, and those that stay emulated
+    with the reason. Exit status 1 where there is no store."""
+    from maid.cli import store
+
+    exit_with(store.show(connect(), wanted, as_json, everything))
+
+
+@accel.command(cls=Command, short_help="Remove what is not used.")
+def prune(
+    size: Annotated[
+        str,
+        typer.Option(
+            help="Remove the least used until this is left, for example 1g.", metavar="SIZE"
+        ),
+    ] = "",
+    unused: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, help="Remove what was not used for so many days.", metavar="DAYS"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove native tools that are not used; steps that run go on, with the emulator."""
+    from maid.cli import store
+
+    exit_with(store.prune(connect(), size, unused, as_json))
 
 
 @accel.command(
@@ -96,7 +168,11 @@ def verify(
 
     Without --rootfs: compare every file of the store with the digest it was made with."""
     if rootfs is None:
-        raise UsageError("a root file system is missing", "--rootfs DIR")
+        if command:
+            raise UsageError("a root file system is missing", "--rootfs DIR")
+        from maid.cli import store
+
+        exit_with(store.verify(connect(), as_json))
     if not command:
         raise UsageError("a command is missing", "maid accel verify --rootfs DIR -- CMD [ARG…]")
     from maid.cli.run import Request

@@ -164,12 +164,25 @@ def _head(document: dict[str, Any], stream: TextIO) -> list[str]:
         f"{paint('maid', 'ok', stream)} {document['version']}, {document['scope']} scope,"
         f" Linux {document['kernel']}, up {duration(time.time() - document['started'])}: {words}",
         ", ".join(facts),
+        *_store(document["store"], stream),
         *(
             f"{paint('!', 'warning', stream)} {document[key]}"
             for key in ("namespaces_problem", "runtime_problem", "limits_problem")
             if document[key]
         ),
     ]
+
+
+def _store(store: dict[str, Any], stream: TextIO) -> list[str]:
+    """The native store: a line, and the newest reason why something was not accelerated."""
+    if store["problem"]:
+        return [f"no native store: {store['problem']}"]
+    sets = "1 set" if store["sets"] == 1 else f"{store['sets']} sets"
+    line = f"native store: {store['tools']} tools in {sets}, {store['size'] >> 20} MiB"
+    if store["filling"]:
+        line += f"; fetching {store['filling']}"
+    notes = [f"{paint('!', 'note', stream)} {reason}" for reason in store["reasons"][-1:]]
+    return [line, *notes]
 
 
 class _Notes:

@@ -28,8 +28,10 @@ from maid.emulation.status import PlatformStatus, State
 from maid.emulation.targets import TARGETS, Target
 from maid.errors import MaidError
 from maid.platforms import Platform, parse
-from maid.service import metrics
+from maid.service import metrics, store_status
 from maid.service.events import Events
+from maid.service.sightings import Sightings
+from maid.service.store_status import StoreContent, StoreSummary
 from maid.steps import cgroups
 from maid.steps.runner import Runner
 from maid.steps.runtime import RuntimeUnavailable, choose
@@ -46,8 +48,8 @@ class ServiceStatus:
     table can be read by whoever asks; `namespaces`: steps have instances of their own (Linux 6.7);
     `runtime` the OCI runtime chosen ("crun" or "runc"), with `runtime_version` and `runtime_path`,
     or null and `runtime_problem`; `limits_problem` why steps cannot be limited, or null; `ready`:
-    every required platform executes; `memory` the daemon's resident memory in bytes; `started` in
-    seconds since 1970; `events` the number of the newest event.
+    every required platform executes; `store` is the native store; `memory` the daemon's resident
+    memory in bytes; `started` in seconds since 1970; `events` the number of the newest event.
     """
 
     version: str
@@ -70,6 +72,7 @@ class ServiceStatus:
     steps_waiting: int
     memory: int
     events: int
+    store: StoreSummary
     platforms: list[PlatformStatus]
 
 
@@ -97,6 +100,7 @@ class Core:
         self.machine = Machine(config, scope, events.emit)
         self.acceleration = Acceleration(config, events.emit)
         self.runner = Runner(self.machine, self.acceleration, events.emit)
+        self._sightings = Sightings(self.acceleration)
         self._config_file = config_file
         self._instance_prefix = instance_prefix
         self._socket_path = socket_path or str(config.socket.path)
@@ -148,6 +152,7 @@ class Core:
         if self._crashes is not None:
             await self._crashes.close()
         await self.runner.close()
+        await self._sightings.close()
         await self.acceleration.close()
         self.machine.stop()
 
@@ -176,12 +181,27 @@ class Core:
             steps_waiting=self.runner.waiting(),
             memory=_resident(),
             events=newest[-1].sequence if newest else 0,
+            store=store_status.summary(self.acceleration, self.runner.told),
             platforms=self.machine.statuses(),
         )
 
+    def store(self) -> StoreContent:
+        """The native store with all that is in it."""
+        return store_status.content(self.acceleration, self.runner.told)
+
+    def saw(self, root: int, uid: int, trusted: bool) -> None:
+        """Somebody tells of a root file system, by a descriptor, which is closed in the end."""
+        self._sightings.add(root, uid, trusted)
+
     def metrics(self) -> str:
         """The metrics in Prometheus' text format."""
-        return metrics.exposition(self.machine, self.runner, self.events, self.count_connections)
+        return metrics.exposition(
+            self.machine,
+            self.runner,
+            store_status.summary(self.acceleration, ()),
+            self.events,
+            self.count_connections,
+        )
 
     async def diagnose(self) -> list[Finding]:
         """What there is to say about the machine, from the daemon's point of view."""

@@ -25,9 +25,10 @@ from asyncvarlink.serviceinterface import VarlinkServiceInterface
 from maid import __version__
 from maid.config import Config, Paths, Scope, load
 from maid.errors import MaidError
-from maid.service import interfaces, listener, step_interface
+from maid.service import listener
 from maid.service.access import Peer, give_to_group
 from maid.service.core import Core
+from maid.service.describe import INTERFACES
 from maid.service.events import Events, under_journal
 from maid.service.server import Server
 
@@ -166,7 +167,7 @@ async def _serve(core: Core, bound: socket.socket) -> int:
     def registry(peer: Peer) -> VarlinkInterfaceRegistry:
         made = VarlinkInterfaceRegistry()
         made.register_interface(VarlinkServiceInterface("maid", "maid", __version__, URL, made))
-        for interface in (interfaces.Manager, interfaces.Emulation, step_interface.Steps):
+        for interface in INTERFACES:
             made.register_interface(interface(core, peer))
         return made
 

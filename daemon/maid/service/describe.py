@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from asyncvarlink import VarlinkInterface
-
 from maid.service.interfaces import Emulation, Manager
 from maid.service.step_interface import Steps
+from maid.service.store_interface import Store
 
-INTERFACES: tuple[type[VarlinkInterface], ...] = (Manager, Emulation, Steps)
+INTERFACES = (Manager, Emulation, Steps, Store)
 """Maid's own interfaces."""
 
 

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
     from maid.emulation.machine import Machine
     from maid.service.events import Events
+    from maid.service.store_status import StoreSummary
     from maid.steps.runner import Runner
 
 
 def exposition(
-    machine: Machine, runner: Runner, events: Events, connections: Callable[[], int]
+    machine: Machine,
+    runner: Runner,
+    store: StoreSummary,
+    events: Events,
+    connections: Callable[[], int],
 ) -> str:
     """All metrics: maid's own, and process_* of the daemon as every Prometheus client has them."""
     # Imported here: it costs 40 ms and some megabytes, and most daemons are never asked.
@@ -30,6 +35,7 @@ def exposition(
             yield from _platforms(machine)
             yield from _keeper(machine)
             yield from _steps(runner)
+            yield from _store(store)
             yield from _service(events, connections)
 
     registry = CollectorRegistry(auto_describe=False)
@@ -104,7 +110,27 @@ def _steps(runner: Runner) -> Iterable[Metric]:
     ended = CounterMetricFamily("maid_steps", "Steps that have ended", labels=["outcome"])
     for outcome, count in sorted(runner.outcomes.items()):
         ended.add_metric([outcome], count)
-    return running, waiting, ended
+    native = CounterMetricFamily(
+        "maid_native_programs", "Programs that ran natively in emulated steps", labels=["tool"]
+    )
+    for tool, count in sorted(runner.native.items()):
+        native.add_metric([tool], count)
+    emulated = CounterMetricFamily("maid_emulated_programs", "Programs that QEMU ran in steps")
+    emulated.add_metric([], runner.emulated)
+    return running, waiting, ended, native, emulated
+
+
+def _store(store: StoreSummary) -> Iterable[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    for name, value, text in (
+        ("bytes", store.size, "Size of the native store"),
+        ("sets", store.sets, "Releases and architectures in the native store"),
+        ("tools", store.tools, "Programs that have a native one in the store"),
+    ):
+        family = GaugeMetricFamily(f"maid_store_{name}", text)
+        family.add_metric([], value)
+        yield family
 
 
 def _service(events: Events, connections: Callable[[], int]) -> Iterable[Metric]:

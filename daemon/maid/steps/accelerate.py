@@ -10,6 +10,7 @@ from typing import Protocol
 
 from maid.config import Accelerate
 from maid.errors import MaidError, StepRefused
+from maid.steps.rootfs import is_local
 
 
 class SeenRootfs(Protocol):
@@ -70,17 +71,26 @@ async def native_store(
                 'maid status shows what serves it; prefer = "own" under [emulation] changes that',
             )
         return -1
+    reason = await _reason(store, rootfs, required, trusted)
+    if reason and required:
+        raise StepRefused(
+            "this step must be accelerated, and no native tools fit its root file system:"
+            f" {reason}",
+            "maid accel add fills the store; without --require-acceleration QEMU runs it all",
+        )
+    if reason:
+        tell(f"no native tools for a root file system: {reason}")
+    # Also where nothing fits: the store may grow while the step runs.
+    return root
+
+
+async def _reason(store: NativeStore, rootfs: int, required: bool, trusted: bool) -> str:
+    """Why the store has nothing for the root file system, or ""."""
+    if not trusted and not is_local(rootfs):
+        # Whoever looks into it might have to wait for ever.
+        return "it lies on a file system that may not answer (FUSE, a network)"
     try:
         seen = await store.seen(rootfs, wait=True, require=required, trusted=trusted)
-        ready, reason = seen.ready, seen.reason
     except (MaidError, OSError) as error:
-        ready, reason = False, str(error)
-    if not ready:
-        if required:
-            raise StepRefused(
-                f"this step must be accelerated, and no native tools fit its root file system:"
-                f" {reason}",
-                "maid accel add fills the store; without --require-acceleration QEMU runs it all",
-            )
-        tell(reason)
-    return root
+        return str(error)
+    return "" if seen.ready else seen.reason

@@ -69,7 +69,7 @@ async def look_apart(root: int, programs: Iterable[str] = ()) -> Look:
 
     Raises StepRefused also when it does not answer within PATIENCE.
     """
-    if kernel.filesystem_type(root) in LOCAL:
+    if is_local(root):
         with contextlib.suppress(_Elsewhere):
             return look(root, programs, one_mount=True)
     loop = asyncio.get_running_loop()
@@ -111,6 +111,11 @@ def require_directory(descriptor: int, what: str) -> None:
     """Raise StepRefused when `descriptor` is none of a directory."""
     if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
         raise StepRefused(f"{what} is no directory", "hand over a descriptor of a directory")
+
+
+def is_local(root: int) -> bool:
+    """Whether the directory `root` (a descriptor) lies on a file system that always answers."""
+    return kernel.filesystem_type(root) in LOCAL
 
 
 def candidates(command: str, search_path: str) -> list[str]:

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -46,7 +46,7 @@ PATIENCE, PAUSE = 100, 0.02
 """How often, and seconds between, to try again to remove what a process that was killed still uses:
 its end takes a moment."""
 
-TOLD = 100
+TOLD = 20
 """Reasons why steps are not accelerated that are remembered: each is told once."""
 
 STUBBORN = 5.0
@@ -82,7 +82,8 @@ class Active:
 class Runner:
     """Starts, watches, cancels and takes up steps. `emit` is told of ends: kind, target, sentence;
     `store` is where native tools come from. `native` counts program starts by tool, of all steps
-    that have ended, and `emulated` those under QEMU where the front told of them."""
+    that have ended, and `emulated` those under QEMU where the front told of them; `told` are the
+    reasons why steps were not accelerated, the newest last."""
 
     def __init__(
         self, machine: Machine, store: NativeStore | None, emit: Callable[[str, str, str], None]
@@ -93,7 +94,7 @@ class Runner:
         self.outcomes: dict[str, int] = defaultdict(int)
         self.native: Counter[str] = Counter()
         self.emulated = 0
-        self._told: set[tuple[str, str]] = set()
+        self.told: deque[str] = deque(maxlen=TOLD)
         self._machine = machine
         self._store = store
         self._emit = emit
@@ -186,12 +187,9 @@ class Runner:
         """What the caller handed over, with the native store where the step is accelerated."""
 
         def tell(reason: str) -> None:
-            told = str(step.platform), reason
-            if told not in self._told:
-                if len(self._told) >= TOLD:
-                    self._told.clear()
-                self._told.add(told)
-                self._emit("emulated", *told)
+            if reason not in self.told:
+                self.told.append(reason)
+                self._emit("emulated", str(step.platform), reason)
 
         store = await accelerate.native_store(
             self._store,
