@@ -70,8 +70,11 @@ def _print(result: dict[str, Any], programs: list[Usage], everything: bool) -> N
     for kind in Kind:
         usage = profile.total(programs, kind)
         if usage.starts or usage.cpu:
-            cells = "  ".join(_row(usage, whole, stream)[:5])
-            print(f"{render.mark(kind.value, stream)}: {cells.strip()} program starts")
+            cpu, share = (cell.strip() for cell in _row(usage, whole, stream)[:2])
+            print(
+                f"{render.mark(kind.value, stream)}: {cpu} of CPU time ({share}),"
+                f" {usage.starts} program starts"
+            )
     if unfinished := profile.total(programs).unfinished:
         print(
             f"{unfinished} processes had not ended with the step: their times are from its last"
