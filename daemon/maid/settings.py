@@ -291,6 +291,14 @@ class Acceleration(Struct, frozen=True, kw_only=True):
             " step profits from then on. wait: the step waits for them."
         ),
     ] = Fill.AUTO
+    tools: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Which tools may stand in (maid accel list): names, with * and ?, and with"
+            " - before a name those that may not. The last one that matches decides.",
+            examples=[["*", "-perl*"]],
+        ),
+    ] = ("*",)
     max_bytes: Annotated[
         int,
         Meta(

@@ -141,7 +141,7 @@ def test_a_record_never_names_what_is_not_there(store: Store) -> None:
 def test_the_least_used_sets_go_first(store: Store) -> None:
     for name in ("aaaaa", "bbbbb", "ccccc"):
         publish(store, name, ["xz"], size=100)  # 500 bytes
-    notes = store._notes
+    notes = store.notes
     for name, age in (("aaaaa", 10), ("bbbbb", 5000), ("ccccc", 100)):
         then = time.time() - age
         os.utime(notes / f"used-{name}", (then, then))
@@ -243,7 +243,7 @@ def test_the_same_set_twice_is_one(store: Store) -> None:
 def test_a_set_with_a_damaged_manifest_is_none_and_can_be_made_again(store: Store) -> None:
     publish(store, "aaaaa", ["xz"])
     (store.root / "aaaaa/manifest.json").write_text("{")
-    fresh = Store(store.root, store._notes)
+    fresh = Store(store.root, store.notes)
     assert fresh.sets() == []
     publish(fresh, "aaaaa", ["xz"])
     assert [each.name for each in fresh.sets()] == ["aaaaa"]

@@ -104,7 +104,7 @@ def test_every_key_is_read(write) -> None:
     [
         ("[emulation]\nplatfroms = []", "emulation.platfroms", "did you mean platforms?"),
         ("[emulaton]", "emulaton", "did you mean emulation?"),
-        ("[x]", "x", "one of emulation, steps, socket, paths, log"),
+        ("[x]", "x", "one of emulation, steps, acceleration, socket, paths, log"),
         ("emulation = 3", "emulation", "must be a table, [emulation]"),
         ("[emulation]\nplatforms = 'linux/arm64'", "emulation.platforms", "Expected `array`"),
         ("[emulation]\nplatforms = [3]", "emulation.platforms", "Expected `str`"),

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,16 @@ from maid.errors import MaidError
 _UPDATE_SECONDS = 600.0
 _DOWNLOAD_SECONDS = 1800.0
 _SETTINGS = re.compile(r"^(Acquire::(http|https|ftp|Check-|Retries|By-Hash)\S* .*;)$", re.M)
+
+
+# What no tool consists of: most of the files of the packages, and of the time to unpack them.
+_NOT_UNPACKED = tuple(
+    f"./usr/{name}"
+    for name in ("share/doc", "share/info", "share/lintian", "share/locale", "share/man", "include")
+)
+
+Tell = Callable[[str], None]
+"""Is told of each step, in a few words."""
 
 
 class ArchiveError(MaidError):
@@ -189,7 +199,7 @@ class Archive:
     def versions(self, name: str, architecture: str) -> list[Package]:
         """All versions of a package that the archive has, the newest first as apt orders them."""
         self._load()
-        found = map(_package, self._paragraphs.get((name, architecture), ()))
+        found = map(parse_package, self._paragraphs.get((name, architecture), ()))
         return sorted({p for p in found if p}, key=lambda p: _Version(p.version), reverse=True)
 
     def download(self, packages: Iterable[Package], into: Path) -> dict[Package, Path]:
@@ -210,6 +220,21 @@ class Archive:
             if not file.exists():
                 raise ArchiveError(f"apt-get download did not leave {file.name}")
         return files
+
+    def unpacked(
+        self, natives: Iterable[Package], foreigns: Iterable[Package], work: Path, tell: Tell
+    ) -> tuple[Path, Path]:
+        """Fetch the packages and unpack them below `work`: a root of each architecture's. Raises
+        ArchiveError."""
+        both = ((set(natives), work / "native"), (set(foreigns), work / "foreign"))
+        wanted = both[0][0] | both[1][0]
+        tell(f"fetching {len(wanted)} packages")
+        files = self.download(wanted, self.directory.parent / "packages")
+        tell("unpacking them")
+        for packages, root in both:
+            for package in sorted(packages, key=lambda each: each.spelled):
+                unpack(files[package], root)
+        return both[0][1], both[1][1]
 
     # apt --------------------------------------------------------------------------------------
 
@@ -285,6 +310,35 @@ class Archive:
                     self._paragraphs.setdefault((name, architecture), []).append(paragraph)
 
 
+def unpack(package: Path, into: Path) -> None:
+    """Unpack a .deb's files, less documentation and headers; nothing of it is executed. Raises
+    ArchiveError."""
+    into.mkdir(parents=True, exist_ok=True)
+    command = ["tar", "--extract", "--no-same-owner", f"--directory={into}"]
+    try:
+        with subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", package],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as archive:
+            done = subprocess.run(
+                [*command, *(f"--exclude={path}" for path in _NOT_UNPACKED)],
+                stdin=archive.stdout,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=300,
+            )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ArchiveError(f"{package.name} cannot be unpacked: {error}") from error
+    if done.returncode or archive.returncode:
+        raise ArchiveError(
+            f"{package.name} cannot be unpacked: {_last_words(done.stderr)}",
+            "is there room on the disk?",
+        )
+
+
 def keyrings(distribution: Distribution, configured: Iterable[Path], root: Path) -> list[Path]:
     """The files of keys for a distribution: those configured, and those below `root`, which is the
     machine's "/" or a root file system whose keys somebody trusts."""
@@ -348,7 +402,8 @@ def machine_mirrors() -> list[str]:
     return list(dict.fromkeys(uri.rstrip("/") for uri in done.stdout.split()))
 
 
-def _package(paragraph: str) -> Package | None:
+def parse_package(paragraph: str) -> Package | None:
+    """The package that a paragraph of a list, or of dpkg's status, is about."""
     fields = dict(
         line.split(": ", 1)
         for line in paragraph.split("\n")

@@ -192,8 +192,20 @@ _COREUTILS = [
     "groups",
 ]
 
-# sort -g compares as long double, whose width differs; -h and -n compare texts.
-_SPECIAL = {"sort": (records.option_letters("g"),)}
+# Sizes in units that are no power of two are computed in long double (gnulib's human.c).
+_UNITS = (
+    records.option_letters("B"),
+    records.argument("--block"),
+    records.environment("BLOCK_SIZE"),
+    records.environment("BLOCKSIZE"),
+)
+
+_SPECIAL = {
+    # -g compares as long double, whose width differs; -h and -n compare texts.
+    "sort": (records.option_letters("g"),),
+    "du": (*_UNITS, records.environment("DU_BLOCK_SIZE")),
+    **dict.fromkeys(("ls", "dir", "vdir"), (*_UNITS, records.environment("LS_BLOCK_SIZE"))),
+}
 
 _NAMES = frozenset(
     ("chgrp", "chown", "groups", "id", "install", "logname", "ls", "dir", "stat", "vdir", "whoami")

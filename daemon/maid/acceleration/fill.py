@@ -17,11 +17,13 @@ from pathlib import Path
 import msgspec
 
 from maid.acceleration import archive as archives
-from maid.acceleration import prove, sets, tools
-from maid.acceleration.archive import DISTRIBUTIONS, Archive, ArchiveError
-from maid.acceleration.model import MACHINES, Machine
+from maid.acceleration import prove, selecting, sets, tools
+from maid.acceleration.archive import DISTRIBUTIONS, Archive, ArchiveError, Tell
+from maid.acceleration.making import Maker
+from maid.acceleration.model import MACHINES, Machine, Place
+from maid.acceleration.roots import Roots
 from maid.acceleration.sets import Manifest
-from maid.acceleration.store import Store
+from maid.acceleration.store import WORK, Store
 from maid.errors import MaidError
 
 
@@ -41,6 +43,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     mirrors: list[str] = []
     keyrings: list[str] = []
     keys: str = "/"
+    tools: tuple[str, ...] = ("*",)
+    native_root: str = ""
+    foreign_root: str = ""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
@@ -70,70 +75,76 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 Message = Progress | Done | Failed
 
 
-def fill(request: Request, tell: sets.Tell) -> Done:
+def fill(request: Request, tell: Tell) -> Done:
     """Do what is asked. Raises MaidError; nothing is left behind then but apt's lists and the
     packages that were fetched."""
+    native, foreign = machine(request.native), machine(request.foreign)
+    state = Path(request.state)
+    store = Store(state / "store", state / "acceleration")
+    if request.native_root:
+        roots = Roots(Path(request.native_root), Path(request.foreign_root), native, foreign)
+        return _fill(request, roots, request.native_root, store, tell)
     distribution = DISTRIBUTIONS.get(request.distribution)
     if distribution is None:
         raise ArchiveError(
             f"{request.distribution} is not a distribution maid has native tools for",
             f"there are: {', '.join(DISTRIBUTIONS)}",
         )
-    native, foreign = machine(request.native), machine(request.foreign)
-    state = Path(request.state)
-    store = Store(state / "store", state / "acceleration")
-    work = state / "acceleration" / f"{request.distribution}-{request.codename}-{foreign.debian}"
+    place = state / "acceleration" / f"{distribution.name}-{request.codename}-{foreign.debian}"
     keyrings = archives.keyrings(distribution, map(Path, request.keyrings), Path(request.keys))
-    archive = Archive(work / "apt", distribution, request.codename, native, foreign, keyrings)
+    archive = Archive(place / "apt", distribution, request.codename, native, foreign, keyrings)
     tell("asking the archive")
-    mirror = archive.update(
-        archives.mirrors(distribution, (request.mirrors, archives.machine_mirrors(), request.named))
-    )
-    selection = sets.select(tools.TOOLS, archive, request.installed)
+    lists = (request.mirrors, archives.machine_mirrors(), request.named)
+    mirror = archive.update(archives.mirrors(distribution, lists))
+    return _fill(request, archive, mirror.main, store, tell)
+
+
+def _fill(request: Request, source: Archive | Roots, origin: str, store: Store, tell: Tell) -> Done:
+    selection = selecting.select(tools.chosen(request.tools), source, request.installed)
     if not selection.pairs:
         raise ArchiveError(
-            f"{request.distribution} {request.codename} has no native tool for {foreign.debian}"
+            f"{request.distribution} {request.codename} has no native tool for {request.foreign}"
             " in these versions",
             selection.left[0].reason if selection.left else "",
         )
-    name = selection.name(distribution.name, request.codename, native.debian, foreign.debian)
+    name = selection.name(request.distribution, request.codename, request.native, request.foreign)
     known = store.get(name)
     if known is not None:
         store.used(name)
         return _done(known, [*selection.left, *known.left], new=False)
-    with tempfile.TemporaryDirectory(prefix=".work-", dir=state / "acceleration") as temporary:
-        # Packages are kept for the next set of this release, which shares most of them.
-        packages = work / "packages"
-        packages.mkdir(parents=True, exist_ok=True)
-        (Path(temporary) / "packages").symlink_to(packages)
-        maker, used = sets.make(
-            selection, archive, request.installed, store.root, Path(temporary), tell
+    natives = selecting.natives(selection, source, request.installed)
+    foreigns = selecting.foreigns(selection, source, request.installed)
+    root = store.new(name)
+    try:
+        with tempfile.TemporaryDirectory(prefix=WORK, dir=store.notes) as work:
+            unpacked = source.unpacked(natives, foreigns, Path(work), tell)
+            maker = Maker(Place(name, root, source.native, source.foreign), *unpacked, selection)
+            tell(f"relocating {len(selection.pairs)} tools")
+            for pair in selection.pairs:
+                maker.add(pair)
+        tell(f"trying {len(maker.entries)} tools")
+        maker.drop(prove.programs(maker.place, [each.program for each in maker.entries]))
+        sizes, digests = sets.measure(root)
+        manifest = Manifest(
+            format=sets.FORMAT,
+            name=name,
+            distribution=request.distribution,
+            codename=request.codename,
+            native=request.native,
+            foreign=request.foreign,
+            tables=tools.digest(),
+            made=time.time(),
+            mirror=origin,
+            packages=sorted(package.spelled for package in natives | foreigns),
+            entries=maker.entries,
+            left=[*selection.left, *maker.left],
+            sizes=sizes,
+            digests=digests,
         )
-        try:
-            tell(f"trying {len(maker.entries)} tools")
-            maker.drop(prove.programs(maker.place, [each.program for each in maker.entries]))
-            sizes, digests = sets.measure(maker.place.root)
-            manifest = Manifest(
-                format=sets.FORMAT,
-                name=name,
-                distribution=distribution.name,
-                codename=request.codename,
-                native=native.debian,
-                foreign=foreign.debian,
-                tables=tools.digest(),
-                made=time.time(),
-                mirror=mirror.main,
-                packages=[package.spelled for package in used],
-                entries=maker.entries,
-                left=[*selection.left, *maker.left],
-                sizes=sizes,
-                digests=digests,
-            )
-            tell("publishing")
-            store.publish(maker.place.root, manifest)
-        finally:
-            shutil.rmtree(maker.place.root, ignore_errors=True)
-        _forget_others(packages, {archives.file_name(package) for package in used})
+        tell("publishing")
+        store.publish(root, manifest)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
     return _done(manifest, manifest.left, new=True)
 
 
@@ -154,12 +165,6 @@ def _done(manifest: Manifest, left: list[sets.Left], new: bool) -> Done:
         size=manifest.size,
         left=left,
     )
-
-
-def _forget_others(directory: Path, keep: set[str]) -> None:
-    for path in directory.iterdir():
-        if path.name not in keep:
-            path.unlink(missing_ok=True)
 
 
 def main() -> int:

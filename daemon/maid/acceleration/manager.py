@@ -109,16 +109,31 @@ class Acceleration:
             self.close_root()
             self._store = None
             return
-        if self._store is None:
+        if self._store is not None:
+            self._drop_excluded()
+        else:
             state = config.paths.state
             try:
                 self._store = Store(state / "store", state / "acceleration")
                 self._root = os.open(self._store.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 self._problem = ""
+                self._drop_excluded()
             except (StoreError, OSError) as error:
                 self._store = None
                 self._problem = str(error)
                 self._emit("refused", "", f"programs are not accelerated: {error}")
+
+    def _drop_excluded(self) -> None:
+        """Remove the sets with tools that the configuration does not allow (any more)."""
+        assert self._store is not None
+        allowed = {tool.name for tool in tools.chosen(self._config.acceleration.tools)}
+        dropped = [
+            each.name
+            for each in self._store.sets()
+            if any(entry.tool not in allowed for entry in each.entries)
+        ]
+        if dropped:
+            self._store.drop(dropped)
 
     def close_root(self) -> None:
         """Let go of the store's directory."""
@@ -144,13 +159,9 @@ class Acceleration:
         """The names of the tools that stand in for the programs of these build-ids."""
         if self._store is None:
             return {}
-        entries = self._store.entries()
-        found = {}
-        for build_id in ids:
-            known = entries.get(build_id.hex())
-            if known is not None:
-                found[build_id] = known[1].tool
-        return found
+        # Of all sets: reading every record would take longer than a step.
+        names = {e.build_id: e.tool for each in self._store.sets() for e in each.entries}
+        return {build: name for build in ids if (name := names.get(build.hex()))}
 
     # What a root file system needs -------------------------------------------------------------
 
@@ -196,7 +207,7 @@ class Acceleration:
             return Seen(False, f"there are no native tools for {found.architecture} here"), False
         wanted = {
             (package, found.packages[package])
-            for tool in tools.TOOLS
+            for tool in tools.chosen(self._config.acceleration.tools)
             if tool.serves(self._native, foreign)
             for package in (tool.package.replace("{gnu}", foreign.gnu),)
             if package in found.packages
@@ -283,10 +294,13 @@ class Acceleration:
         *,
         rootfs: int = -1,
         keys: str = "/",
+        native_root: str = "",
     ) -> Done:
         """Fill the store with the newest of a release ("debian:trixie") for one architecture, or
-        with the versions of the root file system `rootfs` (a descriptor), then release and
-        architecture "" mean its own. `keys` is a root whose keys are trusted.
+        with the versions of the root file system `rootfs` (a descriptor), whose release and
+        architecture count then. `keys` is a root whose keys are trusted. With `native_root`, a root
+        file system of the same release and the host's architecture, the tools are taken from there,
+        and what they stand in for from `rootfs`: root vouches for both.
 
         Raises FillFailed, UnknownRootfs, StoreError.
         """
@@ -301,6 +315,16 @@ class Acceleration:
             release, architecture = found.release, found.architecture
         distribution, _, codename = release.partition(":")
         request = self._request(distribution, codename, architecture, installed, named, keys)
+        if native_root:
+            if rootfs < 0:
+                raise FillFailed(
+                    "what the native root file system's programs stand in for is missing",
+                    "name a foreign root file system of the same release too: --rootfs",
+                )
+            foreign_root = f"/proc/{os.getpid()}/fd/{rootfs}"
+            request = msgspec.structs.replace(
+                request, native_root=native_root, foreign_root=foreign_root
+            )
         return await self._fill(request, tell)
 
     def _request(
@@ -324,6 +348,7 @@ class Acceleration:
             named=named,
             mirrors=list(settings.mirrors),
             keyrings=[str(path) for path in settings.keyrings],
+            tools=settings.tools,
             keys=keys,
         )
 

@@ -107,6 +107,11 @@ Patch = Callable[[bytes, Place], bytes]
 """Changes the content of a native file: (content, place) -> content. Raises RelocationError."""
 
 
+Proof = Callable[[bytes, bytes, Place], None]
+"""Compares the changed native file with the foreign one: (native, foreign, place). Raises
+RelocationError when they are not shown to do the same."""
+
+
 @dataclass(frozen=True)
 class Extra:
     """A further native file that a tool needs in the store: taken from `path` of the native package
@@ -134,6 +139,9 @@ class Tool:
     `extras` are further files. `foreign` limits it to these Debian architectures, () is all.
     `libraries` are patches for libraries of the set, by a pattern for their names (fnmatch); they
     count for the whole set. `features` are what the host's CPU must have, as in /proc/cpuinfo.
+    `proof` compares the changed native file with the foreign one. `default`, a package and one it
+    depends on in the releases that use the tool by default, keeps the tool out of a set where that
+    is not so and its own package is not installed either: several versions of one compiler.
     `path` may hold `*` and `**`: then the tool is every file of the package that matches, and
     `native_path` holds the same ones. A path that ends in .so is a module, which the shim loads.
     """
@@ -153,6 +161,8 @@ class Tool:
     foreign: tuple[str, ...] = ()
     libraries: tuple[tuple[str, Patch], ...] = ()
     features: tuple[str, ...] = ()
+    proof: Proof | None = None
+    default: tuple[str, str] = ("", "")
 
     @property
     def twin_package(self) -> str:

@@ -28,8 +28,11 @@ from maid.acceleration.sets import FORMAT, MANIFEST, Entry, Manifest
 from maid.errors import MaidError
 
 RECORDS = "id"
+EMULATE = "emulate"
 _NAME = re.compile(rf"[a-z0-9]{{{NAME_LENGTH}}}")
 _TEMPORARY = ".new-"
+WORK = ".work-"
+"""Begins the names, beside the notes, of what is only needed while a set is made."""
 _LOCK_SECONDS = 60.0
 
 
@@ -46,7 +49,7 @@ class Damage:
 
 
 class Store:
-    """The store in the directory `root`; `notes` is a directory for what is known about it.
+    """The store in the directory `root`; `notes` is one for what is known about it.
 
     Both are made when they are not there. Raises StoreError when `root` is not a directory that
     only this user can write, for it is executed from by everybody.
@@ -54,12 +57,15 @@ class Store:
 
     def __init__(self, root: Path, notes: Path) -> None:
         self.root = root
-        self._notes = notes
+        self.notes = notes
         self._manifests: dict[str, tuple[tuple[int, int], Manifest]] = {}
         try:
             notes.mkdir(mode=0o755, parents=True, exist_ok=True)
             root.mkdir(mode=0o755, parents=True, exist_ok=True)
             (root / RECORDS).mkdir(mode=0o755, exist_ok=True)
+            # By a path below it a native program starts the foreign one emulated (shim.c).
+            if not (root / EMULATE).is_symlink():
+                (root / EMULATE).symlink_to("/")
         except OSError as error:
             raise StoreError(f"the native store {root} cannot be made: {error}") from error
         for path in (root, root / RECORDS):
@@ -99,6 +105,17 @@ class Store:
                     found[entry.build_id] = (manifest, entry)
         return found
 
+    def new(self, name: str) -> Path:
+        """A new directory, on the store's file system, in which a set can be made. Raises
+        StoreError."""
+        directory = self.root / f"{_TEMPORARY}{name}-{os.getpid()}"
+        try:
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(mode=0o755)
+        except OSError as error:
+            raise StoreError(f"the native store {self.root} cannot be written: {error}") from error
+        return directory
+
     def publish(self, directory: Path, manifest: Manifest) -> None:
         """Make the set in `directory`, on the store's file system, visible, and then its records.
 
@@ -129,14 +146,14 @@ class Store:
     def used(self, name: str) -> None:
         """Note that a set was used now."""
         try:
-            (self._notes / f"used-{name}").touch()
+            (self.notes / f"used-{name}").touch()
         except OSError:
             return  # only the order in which sets are removed depends on it
 
     def last_used(self, name: str) -> float:
         """When a set was last used, in seconds since 1970, 0 if that is not known."""
         try:
-            return (self._notes / f"used-{name}").stat().st_mtime
+            return (self.notes / f"used-{name}").stat().st_mtime
         except OSError:
             return 0.0
 
@@ -273,18 +290,18 @@ class Store:
         shutil.rmtree(gone, ignore_errors=True)
         (self.root / name).rename(gone)
         shutil.rmtree(gone)
-        (self._notes / f"used-{name}").unlink(missing_ok=True)
+        (self.notes / f"used-{name}").unlink(missing_ok=True)
         self._manifests.pop(name, None)
 
     def _remove_temporary(self, now: float) -> None:
-        """What a killed maker left: older than any making takes."""
-        for path in self.root.glob(f"{_TEMPORARY}*"):
+        """What a killed maker left, here and where it works: older than any making takes."""
+        for path in (*self.root.glob(f"{_TEMPORARY}*"), *self.notes.glob(f"{WORK}*")):
             if now - path.lstat().st_mtime > 3600:
                 shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        file = os.open(self._notes / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(self.notes / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             limit = time.monotonic() + _LOCK_SECONDS
             while True:

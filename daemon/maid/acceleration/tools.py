@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
-from maid.acceleration import basics, packaging, perl, shells
+from maid.acceleration import basics, compilers, packaging, perl, shells
 from maid.acceleration.model import Tool
 
 TOOLS: tuple[Tool, ...] = (
@@ -14,8 +16,23 @@ TOOLS: tuple[Tool, ...] = (
     *perl.TOOLS,
     *shells.TOOLS,
     *packaging.TOOLS,
+    *compilers.TOOLS,
 )
 """Each by a name of its own."""
+
+
+def chosen(patterns: Sequence[str]) -> tuple[Tool, ...]:
+    """The tools that `patterns` leave: names with * and ?, or such with "-" before them for those
+    that may not stand in; the last one that matches a tool decides."""
+
+    def allowed(name: str) -> bool:
+        verdict = False
+        for pattern in patterns:
+            if fnmatchcase(name, pattern.removeprefix("-")):
+                verdict = not pattern.startswith("-")
+        return verdict
+
+    return tuple(tool for tool in TOOLS if allowed(tool.name))
 
 
 @cache
