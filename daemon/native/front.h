@@ -44,7 +44,10 @@ typedef uintptr_t word;
 #define AT_SECURE		23
 #define AT_FLAGS_PRESERVE_ARGV0	1
 
-/* A process as the kernel made it: the vectors on its stack. */
+/*
+ * A process as the kernel made it: the vectors on its stack. With flag P, argv is
+ * the interpreter, the path of the program, and the caller's argv.
+ */
 struct process {
 	size_t argc;
 	char **argv;
@@ -81,13 +84,13 @@ struct stand_in {
 void native(const struct process *process, const struct store *store);
 
 /*
- * Reads the rules in @record (@size bytes) for the program @path with the
- * arguments @argv (NULL-ended, argv[0] included) and the environment @envp.
- * Returns whether the native program may be used, and then fills in @wanted.
- * Changes nothing but @buffer, WINDOW_SIZE bytes to work in.
+ * Reads the rules in @record (@size bytes) for @process, whose program is open
+ * as @file (-1 where the kernel did not pass it). Returns whether the native
+ * program may be used, and then fills in @wanted. Changes nothing but @buffer,
+ * WINDOW_SIZE bytes to work in.
  */
-int rules_allow(const char *record, size_t size, const char *path, char **argv,
-		char *const *envp, unsigned char *buffer, struct stand_in *wanted);
+int rules_allow(const char *record, size_t size, const struct process *process, int file,
+		unsigned char *buffer, struct stand_in *wanted);
 
 /* Whether nothing in @envp forbids native programs altogether. */
 int environment_allows(char *const *envp);

@@ -24,7 +24,6 @@
 #define IDS	STORE "/id/"
 /* Libraries that the foreign loader loads into every program of the root file system. */
 #define PRELOAD	"/etc/ld.so.preload"
-
 /*
  * A link to / in the store: a native program hands its process back by executing
  * the foreign one by a path below it (shim.c).
@@ -36,9 +35,11 @@
 #define LOG_MARGIN	(1 << 20)
 
 /*
- * Appends a record to the log: @what ('n', 'e' or 'f'), the build-id's length
- * and the build-id, cut and filled with zeros. A write at the process's own
- * limit for files would kill it (SIGXFSZ), so then there is none.
+ * Appends a record to the log: @what, the build-id's length and the build-id, cut
+ * and filled with zeros. 'n': the native program is about to be executed; 'f':
+ * that failed, or it handed its process back; 'e': QEMU runs the program. A write
+ * at the process's own limit for files would kill it (SIGXFSZ), so then there is
+ * none.
  */
 static void log_start(char what, const struct build_id *id)
 {
@@ -144,7 +145,7 @@ void native(const struct process *process, const struct store *store)
 	char record[RECORD_SIZE];
 	struct stand_in wanted;
 	struct build_id id;
-	int allowed, logged;
+	int allowed, returned, logged;
 	size_t size;
 
 	/* With flag P: the interpreter, the program's path, the caller's argv. */
@@ -156,7 +157,8 @@ void native(const struct process *process, const struct store *store)
 		return;
 	if (!is_store(store))
 		return;
-	allowed = environment_allows(process->envp) && !starts(process->argv[1], EMULATE);
+	returned = starts(process->argv[1], EMULATE);
+	allowed = !returned && environment_allows(process->envp);
 	logged = has_log();
 	if (!allowed && !logged)
 		return;
@@ -166,8 +168,7 @@ void native(const struct process *process, const struct store *store)
 		build_id_of_path(process->argv[1], window, &id);
 	size = allowed && id.size ? read_record(&id, store, record) : 0;
 	if (size &&
-	    rules_allow(record, size, process->argv[1], process->argv + 2, process->envp, window,
-			&wanted) &&
+	    rules_allow(record, size, process, file, window, &wanted) &&
 	    !has_preload()) {
 		if (logged)
 			log_start('n', &id);
@@ -175,6 +176,6 @@ void native(const struct process *process, const struct store *store)
 		if (logged)
 			log_start('f', &id);
 	} else if (logged) {
-		log_start('e', &id);
+		log_start(returned ? 'f' : 'e', &id);
 	}
 }

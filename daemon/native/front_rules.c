@@ -61,12 +61,15 @@ static int exists(const char *path)
 	return call_stat(path, 0, &status);
 }
 
-static int same_file(const char *one, const char *other)
+/* Whether the ELF file @path has the build-id @wanted, in hexadecimal. */
+static int has_build_id(const char *path, const char *wanted, unsigned char *buffer)
 {
-	struct status a, b;
+	char text[2 * ID_SIZE + 1];
+	struct build_id id;
 
-	return call_stat(one, 0, &a) && call_stat(other, 0, &b) &&
-	       a.device == b.device && a.inode == b.inode;
+	build_id_of_path(path, buffer, &id);
+	build_id_text(&id, text);
+	return id.size && equal(text, wanted);
 }
 
 static const char *last_component(const char *path)
@@ -79,15 +82,16 @@ static const char *last_component(const char *path)
 	return last;
 }
 
-/* Whether the ELF file @path has the build-id @wanted, in hexadecimal. */
-static int has_build_id(const char *path, const char *wanted, unsigned char *buffer)
+/* Whether the program was executed by a path that ends as @path does, and is that file. */
+static int is_program(const struct process *process, int file, const char *path)
 {
-	char text[2 * ID_SIZE + 1];
-	struct build_id id;
+	const char *used = process->argv[1];
+	struct status own, other;
 
-	build_id_of_path(path, buffer, &id);
-	build_id_text(&id, text);
-	return id.size && equal(text, wanted);
+	return equal(last_component(used), last_component(path)) &&
+	       (file >= 0 ? call_fstat(file, &own) : call_stat(used, 0, &own)) &&
+	       call_stat(path, 0, &other) && own.device == other.device &&
+	       own.inode == other.inode;
 }
 
 /* Whether one of @argv, after argv[0], is as the rule says. */
@@ -170,8 +174,8 @@ static int locale_is(char *const *envp, int utf8)
 
 /*
  * Lists the replacement of every linker plug-in among the arguments: a native
- * program cannot load the foreign one. Returns 0 when one has no rule, stands in
- * its option's argument, or there are too many.
+ * program cannot load the foreign one. Returns 0 when one has no rule, the store
+ * lacks its replacement, it stands in its option's argument, or there are too many.
  */
 static int replace_plugins(const char *rules, const char *end, char **argv,
 			   struct stand_in *wanted)
@@ -189,7 +193,7 @@ static int replace_plugins(const char *rules, const char *end, char **argv,
 		while (!path && (at = next_rule(at, end, &rule)))
 			if (rule.letter == 'p' && ends(*argument, rule.text))
 				path = rule.more;
-		if (!path || wanted->replaced == MAX_REPLACED)
+		if (!path || !exists(path) || wanted->replaced == MAX_REPLACED)
 			return 0;
 		wanted->replacement[wanted->replaced].slot = argument;
 		wanted->replacement[wanted->replaced].text = path;
@@ -198,9 +202,10 @@ static int replace_plugins(const char *rules, const char *end, char **argv,
 	return 1;
 }
 
-int rules_allow(const char *record, size_t size, const char *path, char **argv,
-		char *const *envp, unsigned char *buffer, struct stand_in *wanted)
+int rules_allow(const char *record, size_t size, const struct process *process, int file,
+		unsigned char *buffer, struct stand_in *wanted)
 {
+	char **argv = process->argv + 2, *const *envp = process->envp;
 	const char *end = record + size, *rules, *at;
 	enum alternative some = NOT_ASKED, first = NOT_ASKED;
 	int plugins = 0;
@@ -244,8 +249,7 @@ int rules_allow(const char *record, size_t size, const char *path, char **argv,
 				return 0;
 			break;
 		case 's':
-			if (!equal(last_component(path), last_component(rule.text)) ||
-			    !same_file(path, rule.text))
+			if (!is_program(process, file, rule.text))
 				return 0;
 			break;
 		case 'm':

@@ -41,7 +41,8 @@ def compiler(machine: str) -> list[str]:
     """The command of a C compiler for `machine`, as `uname -m` calls it."""
     if machine == HOST:
         return ["cc"]
-    return zig("cc", "-target", f"{machine}-linux-musl")
+    abi = "musleabihf" if machine == "arm" else "musl"
+    return zig("cc", "-target", f"{machine}-linux-{abi}")
 
 
 @cache

@@ -29,19 +29,12 @@ def record(*strings: str | bytes, program: str = PROGRAM) -> bytes:
 
 
 def build_id(program: Path) -> bytes:
-    """The GNU build-id of a 64-bit little-endian program, by its section headers: not as the front
-    reads it."""
+    """The GNU build-id of a program that our compilers made, not as the front reads it: by the
+    words that its note begins with."""
     data = program.read_bytes()
-    (table,) = struct.unpack_from("<Q", data, 40)
-    size, count = struct.unpack_from("<HH", data, 58)
-    for number in range(count):
-        kind, _, _, offset, length = struct.unpack_from("<IQQQQ", data, table + number * size + 4)
-        if kind != 7:  # SHT_NOTE
-            continue
-        notes = data[offset : offset + length]
-        if notes[8:16] == b"\3\0\0\0GNU\0":
-            return notes[16 : 16 + struct.unpack_from("<I", notes, 4)[0]]
-    raise AssertionError(f"{program} has no build-id")
+    order = "<" if data[5] == 1 else ">"
+    at = data.index(struct.pack(order + "III4s", 4, 20, 3, b"GNU\0")) + 16
+    return data[at : at + 20]
 
 
 @dataclass(frozen=True)
@@ -78,17 +71,21 @@ class Stage:
     front: Path
     state: Path
     flags: str = "POCF"
+    machine: str = "aarch64"
     arguments: tuple[str, ...] = ("-cpu", "neoverse-n1")
     foreign: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        linked = compiled.linked("aarch64", False)
-        self.foreign = compiled.program("told.c", "aarch64", *linked)
+        linked = compiled.linked(self.machine, False)
+        self.foreign = compiled.program("told.c", self.machine, *linked)
         native = compiled.program("told.c", compiled.HOST, *compiled.linked(compiled.HOST, False))
         self.root.mkdir(mode=0o755)
         self.root.parent.chmod(0o755)
         (self.store / "id").mkdir(parents=True)
         (self.store / "t" / "bin").mkdir(parents=True)
+        (self.store / "t" / "plugin.so").touch()
+        (self.store / "t" / "lib").mkdir()
+        (self.store / "t" / "lib" / "plugin.so").touch()
         for source, place in (
             (self.foreign, self.program),
             (native, self.native),
@@ -132,11 +129,11 @@ class Stage:
         return bake(self.qemu, self.arguments, self.state, self.front, store or self.identity).path
 
     def run(self, *jobs: Job, interpreter: Path | None = None) -> list[Outcome]:
-        """The jobs' outcomes where an entry for aarch64 serves, and nothing else."""
+        """The jobs' outcomes where an entry for the machine serves, and nothing else."""
         own_instance.require()
-        target = TARGETS["aarch64"]
+        target = TARGETS[self.machine]
         line = own_instance.line(
-            "qemu-aarch64",
+            f"qemu-{self.machine}",
             target.magic,
             target.mask,
             str(interpreter or self.copy()),
@@ -159,5 +156,6 @@ class Stage:
         assert len(data) % LOG_RECORD == 0
         records = [data[at : at + LOG_RECORD] for at in range(0, len(data), LOG_RECORD)]
         for each in records:
+            assert each[1] <= LOG_RECORD - 2
             assert each[2 + each[1] :].strip(b"\0") == b""
         return [(chr(each[0]), each[2 : 2 + each[1]]) for each in records]

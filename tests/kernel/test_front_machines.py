@@ -68,11 +68,13 @@ def start(
 @MACHINES
 @pytest.mark.parametrize("execfd", ["-", "/told"])
 def test_the_native_program_is_executed(stage: Stage, machine: str, execfd: str) -> None:
-    stage.write("i--inserted", "pso", "/dev/.maid/t/so", "b/told", build_id(stage.foreign).hex())
+    stage.write(
+        "i--inserted", "pso", "/dev/.maid/t/plugin.so", "b/told", build_id(stage.foreign).hex()
+    )
     arguments = ("/told", "name", "one", "-plugin", "x.so")
     told = Told.parse(start(stage, machine, Kernel(execfd=execfd), *arguments))
     assert told.machine == compiled.HOST
-    assert told.arguments == ("name", "--inserted", "one", "-plugin", "/dev/.maid/t/so")
+    assert told.arguments == ("name", "--inserted", "one", "-plugin", "/dev/.maid/t/plugin.so")
     assert told.files == (0, 1, 2)
     assert stage.logged() == [("n", build_id(stage.foreign))]
 
@@ -80,7 +82,7 @@ def test_the_native_program_is_executed(stage: Stage, machine: str, execfd: str)
 @MACHINES
 @pytest.mark.parametrize("execfd", ["-", "/told"])
 def test_a_failure_leaves_everything_as_it_was(stage: Stage, machine: str, execfd: str) -> None:
-    stage.write("i--inserted", "pso", "/dev/.maid/t/so")
+    stage.write("i--inserted", "pso", "/dev/.maid/t/plugin.so")
     stage.native.unlink()
     arguments = ("/told", "name", "one", "-plugin", "x.so")
     assert start(stage, machine, Kernel(execfd=execfd), *arguments) == ASIDE

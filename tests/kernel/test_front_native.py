@@ -99,7 +99,21 @@ def test_every_way_to_start_a_program_counts(stage: Stage, flags: str, has_recor
     assert {each.files for each in told} == {(0, 1, 2)}
 
 
-def test_status_and_signals_pass(stage: Stage) -> None:
+@pytest.mark.parametrize("machine", ["s390x", "riscv64", "arm"])
+def test_programs_of_every_class_and_byte_order_have_native_ones(
+    tmp_path: Path, front: Path, machine: str
+) -> None:
+    """s390x is big-endian, arm has 32 bits; and their QEMU has no arguments baked in."""
+    qemu = Path(compiled.runner(machine)[0])
+    stage = Stage(tmp_path / "rootfs", qemu, front, tmp_path / "state", "POCF", machine, ())
+    native = stage.told(*ARGUMENTS)
+    assert (native.machine, native.arguments) == (NATIVE, ("told", *ARGUMENTS))
+    stage.record.unlink()
+    assert stage.told(*ARGUMENTS) == stage.told(*ARGUMENTS, interpreter=qemu)
+    assert stage.told().machine == "other"
+
+
+def test_the_status_passes(stage: Stage) -> None:
     ends = stage.run(*(stage.job("exit", str(status)) for status in (0, 1, 255)))
     assert [outcome.status for outcome in ends] == [0, 1, 255]
 
@@ -123,7 +137,7 @@ def test_an_emulated_program_starts_native_ones_and_the_other_way_round(stage: S
 
 
 def test_a_large_argv_and_environment_pass(stage: Stage) -> None:
-    stage.write("azz", "cyy", "ox", "eZZ*", "l8", "pso", "/dev/.maid/t/so", "1first")
+    stage.write("azz", "cyy", "ox", "eZZ*", "l8", "pso", "/dev/.maid/t/plugin.so", "1first")
     arguments = ("first", *(f"argument{number}" for number in range(50_000)))
     environment = {f"NAME{number}": "value" * 5 for number in range(3000)}
     native = stage.told(*arguments, **environment)
@@ -145,10 +159,10 @@ def test_an_argument_is_inserted_after_the_programs_name(stage: Stage) -> None:
 
 
 def test_a_plugin_is_replaced(stage: Stage) -> None:
-    stage.write("pplugin.so", "/dev/.maid/t/lib/plugin.so", "i--inserted")
+    stage.write("pplugin.so", "/dev/.maid/t/plugin.so", "i--inserted")
     told = stage.told("a.o", "-plugin", "/usr/lib/plugin.so", "b.o")
     assert told.arguments == (
-        *("told", "--inserted", "a.o", "-plugin", "/dev/.maid/t/lib/plugin.so", "b.o"),
+        *("told", "--inserted", "a.o", "-plugin", "/dev/.maid/t/plugin.so", "b.o"),
     )
 
 
@@ -199,8 +213,8 @@ FAILURES = [
 CHANGES = [
     (),
     ("i--inserted",),
-    ("pplugin.so", "/dev/.maid/t/lib/plugin.so"),
-    ("pplugin.so", "/dev/.maid/t/lib/plugin.so", "i--inserted"),
+    ("pplugin.so", "/dev/.maid/t/plugin.so"),
+    ("pplugin.so", "/dev/.maid/t/plugin.so", "i--inserted"),
 ]
 
 
@@ -278,6 +292,37 @@ def test_some_variables_mean_qemu(stage: Stage, variable: str) -> None:
     told = same_as_qemu_alone(stage, *ARGUMENTS, **{name: content, "HOME": "/"})
     assert variable in told.environment
     assert stage.told(**{f"X{name}": content}).machine == NATIVE
+
+
+@pytest.mark.parametrize("flags", ["POCF", "PF"])
+def test_the_rule_about_the_programs_own_path(stage: Stage, flags: str) -> None:
+    """`/told` may be what it is called by, in the image, and a link may lead there."""
+    stage.flags = flags
+    stage.log.touch()
+    stage.write("s/told")
+    (stage.root / "bin").symlink_to("/")
+    (stage.root / "other").hardlink_to(stage.program)
+    (stage.root / "copy").mkdir()
+    shutil.copy(stage.program, stage.root / "copy" / "told")
+    paths = ("/told", "/bin/told", "../told", "/other", "/copy/told")
+    jobs = [Job(stage.root, path, ["name", "x"]) for path in paths]
+    told = [Told.parse(outcome.stdout.decode()) for outcome in stage.run(*jobs)]
+    assert [each.machine for each in told] == [*[NATIVE] * 3, *[FOREIGN] * 2]
+
+
+def test_a_native_program_can_give_the_work_back(stage: Stage) -> None:
+    (stage.store / "emulate").symlink_to("/")
+    stage.log.touch()
+    own = build_id(stage.foreign)
+    told = stage.told("exec", "/dev/.maid/emulate/told", "x")
+    assert (told.machine, told.arguments) == (FOREIGN, ("/dev/.maid/emulate/told", "x"))
+    assert told.files == (0, 1, 2)
+    assert stage.logged() == [("n", own), ("f", own)]
+    # Only that path says so.
+    (stage.store / "emulated").symlink_to("/")
+    assert stage.told("exec", "/dev/.maid/emulated/told", "x").machine == NATIVE
+    (stage.root / "link").symlink_to("/dev/.maid/emulate/told")
+    assert stage.told("exec", "/link", "x").machine == NATIVE
 
 
 def test_libraries_for_every_program_mean_qemu(stage: Stage) -> None:
@@ -526,11 +571,12 @@ def test_processes_that_start_at_once_log_whole_records(stage: Stage) -> None:
 
 
 def test_no_more_is_needed_than_qemu_needs(stage: Stage) -> None:
-    """With the smallest stack and the fewest descriptors that QEMU itself runs with."""
+    """With the smallest stack and the fewest descriptors that QEMU itself runs with. With 16 KiB of
+    stack it runs at some addresses and not at others."""
     stage.record.unlink()
     for resource, values in (
-        (RLIMIT_STACK, [size << 10 for size in (16, 24, 32, 48, 64, 96, 128, 256, 1024)]),
-        (RLIMIT_NOFILE, list(range(3, 12))),
+        (RLIMIT_STACK, [size << 10 for size in (8, 24, 32, 64, 256)]),
+        (RLIMIT_NOFILE, list(range(3, 8))),
     ):
         jobs = [
             Job(stage.root, "/launcher", ["launcher", "limit", str(resource), str(value), "/told"])

@@ -1,7 +1,8 @@
 """The front obeys every rule of a record, and leaves a record alone that is not right to the last
 byte.
 
-The rules themselves, compiled with address and undefined-behaviour sanitizers (front/harness.c).
+The rules themselves, compiled with address and undefined-behaviour sanitizers (front/harness.c), in
+a root file system of their own.
 """
 
 import os
@@ -19,26 +20,37 @@ from test_front_elf import SANITIZED
 
 from maid.acceleration import records
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its root")
 ASIDE = "aside"
 GO = PROGRAM
 
 
 class Judge:
-    """The front's rules, running: `judge` answers for one program start after the other."""
+    """The front's rules, running: `judge` answers for one program start after the other, in the
+    root file system `root`, which has the linker plug-ins of a store."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "dev/.maid/t/lib").mkdir(parents=True)
+        for plugin in ("so", "lib/liblto_plugin.so", "lib/other.so"):
+            (root / "dev/.maid/t" / plugin).touch()
         self.process = subprocess.Popen(
-            [compiled.harness(compiled.HOST, *SANITIZED), "rules"],
+            [compiled.harness(compiled.HOST, *SANITIZED), "rules", root],
+            env={"ASAN_OPTIONS": "detect_leaks=0"},  # that needs /proc
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
 
     def __call__(
-        self, record: bytes, argv: tuple[str, ...] = ("name",), envp: tuple[str, ...] = ()
+        self,
+        record: bytes,
+        argv: tuple[str, ...] = ("name",),
+        envp: tuple[str, ...] = (),
+        path: str = "/usr/bin/program",
     ) -> str:
         assert self.process.stdin and self.process.stdout and self.process.stderr
-        for data in (record, strings(argv), strings(envp)):
+        for data in (record, strings(("interpreter", path, *argv)), strings(envp)):
             self.process.stdin.write(struct.pack("=I", len(data)) + data)
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -52,11 +64,24 @@ def strings(values: tuple[str, ...]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    made = Judge()
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
+    made = Judge(tmp_path_factory.mktemp("rules") / "rootfs")
     yield made
     _, errors = made.process.communicate(timeout=60)
     assert (made.process.returncode, errors) == (0, b"")
+
+
+@pytest.fixture
+def inside(judge: Judge, tmp_path: Path) -> Path:
+    """A directory of the judge's root file system for one test; `seen` tells its path there."""
+    made = judge.root / tmp_path.name
+    made.mkdir()
+    return made
+
+
+def seen(judge: Judge, path: Path) -> str:
+    """The path as the rules see it. (Not `resolve`: links are for them to follow.)"""
+    return f"/{path.relative_to(judge.root)}"
 
 
 # rules, the arguments after argv[0], environment, verdict
@@ -227,35 +252,62 @@ def test_the_documented_switch_means_qemu(judge: Judge) -> None:
     assert judge(record(), envp=("MAID_ACCELERATEX=0", "XMAID_ACCELERATE=0")) == GO
 
 
-def test_rules_about_files(judge: Judge, tmp_path: Path) -> None:
-    there, link, dangling = tmp_path / "there", tmp_path / "link", tmp_path / "dangling"
+def test_rules_about_files(judge: Judge, inside: Path) -> None:
+    there, link, dangling = inside / "there", inside / "link", inside / "dangling"
     there.mkdir()
-    link.symlink_to(there)
-    dangling.symlink_to(tmp_path / "gone")
-    for path in (there, link):
-        assert judge(record(f"x{path}")) == ASIDE
-        assert judge(record(f"X{path}")) == GO
-    for path in (dangling, tmp_path / "gone", there / "x" / "y", Path("/etc/passwd/x")):
-        assert judge(record(f"x{path}")) == GO
-        assert judge(record(f"X{path}")) == ASIDE
+    (there / "file").touch()
+    link.symlink_to("there")
+    dangling.symlink_to("gone")
+    for path in (there, link, link / "file"):
+        assert judge(record(f"x{seen(judge, path)}")) == ASIDE
+        assert judge(record(f"X{seen(judge, path)}")) == GO
+    for path in (dangling, inside / "gone", there / "x" / "y", there / "file" / "x"):
+        assert judge(record(f"x{seen(judge, path)}")) == GO
+        assert judge(record(f"X{seen(judge, path)}")) == ASIDE
 
 
-def test_the_rule_about_the_build_of_a_library(judge: Judge, tmp_path: Path) -> None:
+def test_the_rule_about_the_build_of_a_library(judge: Judge, inside: Path) -> None:
     own = bytes(range(20))
-    library, link, fifo = tmp_path / "lib.so.1.2", tmp_path / "lib.so.1", tmp_path / "fifo"
+    library, link, fifo = inside / "lib.so.1.2", inside / "lib.so.1", inside / "fifo"
     library.write_bytes(bytes(Elf(segments=[(NOTE, note(own), 4)])))
+    (inside / "none").write_bytes(bytes(Elf()))
     link.symlink_to(library.name)
     os.mkfifo(fifo)
     for path in (library, link):
-        assert judge(record(f"b{path}", own.hex())) == GO
+        rule = f"b{seen(judge, path)}"
+        assert judge(record(rule, own.hex())) == GO
         for other in (own[:-1], own + b"x", b"", bytes(20)):
-            assert judge(record(f"b{path}", other.hex())) == ASIDE
-        assert judge(record(f"b{path}", own.hex().upper())) == ASIDE
-    for path in (fifo, tmp_path, tmp_path / "gone", Path("/dev/null")):
-        assert judge(record(f"b{path}", own.hex())) == ASIDE
-        assert judge(record(f"b{path}", "")) == ASIDE
-    # Its second string is a build-id, whatever letter that begins with.
-    assert judge(record(f"b{library}", own.hex(), "Ax"), ("name", "x")) == ASIDE
+            assert judge(record(rule, other.hex())) == ASIDE
+        assert judge(record(rule, own.hex().upper())) == ASIDE
+        # The second string is a build-id, whatever letter it begins with.
+        assert judge(record(rule, own.hex(), "Ax"), ("name", "x")) == ASIDE
+    for path in (fifo, inside, inside / "gone", inside / "none"):
+        assert judge(record(f"b{seen(judge, path)}", own.hex())) == ASIDE
+        assert judge(record(f"b{seen(judge, path)}", "")) == ASIDE
+
+
+def test_the_rule_about_the_programs_own_path(judge: Judge, inside: Path) -> None:
+    program = inside / "perl"
+    program.touch()
+    for directory in ("linked", "hard", "other"):
+        (inside / directory).mkdir()
+    (inside / "linked" / "perl").symlink_to("../perl")
+    (inside / "hard" / "perl").hardlink_to(program)
+    (inside / "perl5").hardlink_to(program)
+    (inside / "other" / "perl").touch()
+    (inside / "alias").symlink_to("linked")
+    same = [program, inside / "linked/perl", inside / "hard/perl", inside / "alias/perl"]
+    other = [inside / "perl5", inside / "other/perl", inside / "gone/perl", inside]
+    texts = ["", "perl", "/", f"{seen(judge, program)}/"]
+
+    def verdict(path: str, rule: str) -> str:
+        return judge(record(f"s{rule}"), path=path)
+
+    own = seen(judge, program)
+    for path in (seen(judge, each) for each in same):
+        assert verdict(path, own) == verdict(own, path) == GO
+    for path in (*(seen(judge, each) for each in other), *texts):
+        assert verdict(path, own) == verdict(own, path) == ASIDE
 
 
 SUFFIX, NATIVE_PLUGIN = "liblto_plugin.so", "/dev/.maid/t/lib/liblto_plugin.so"
@@ -277,6 +329,10 @@ def test_the_rule_about_the_linkers_plugin(judge: Judge, option: str) -> None:
     # Without a rule for it the native program cannot have it; nor can "=" forms be changed.
     assert verdict(option, "/usr/lib/other.so") == ASIDE
     assert verdict(option, foreign + ".0") == ASIDE
+    # Nor can what the store does not have be loaded.
+    lacking = (f"p{SUFFIX}", "/dev/.maid/t/lib/lacking.so")
+    assert verdict(option, foreign, rules=lacking) == ASIDE
+    assert verdict(foreign, rules=lacking) == GO
     assert verdict(f"{option}={foreign}") == ASIDE
     assert verdict("x", option) == ASIDE
     # Without any such rule the tool is not one that takes plug-ins.
@@ -353,13 +409,13 @@ def test_damaged_records_are_never_read_beyond_their_end(judge: Judge) -> None:
     numbers = random.Random(2)
     whole = record(
         *("a-f", "Ax", "c+", "oxy", "eA", "eB*", "l8", "x/x", "X/", "b/bin/sh", "00", "m"),
-        *(*PLUGIN, "iq", "+-", "1-a"),
+        *(*PLUGIN, "iq", "+-", "1-a", "s/usr/bin/program"),
     )
     taken = 0
     for _ in range(4000):
         data = bytearray(whole if numbers.random() < 0.5 else WHOLE)
         for _ in range(numbers.randint(0, 3)):
-            data[numbers.randrange(len(data))] = numbers.choice(b"\0\0=aAcoelxXbmpi+1/.-\xff")
+            data[numbers.randrange(len(data))] = numbers.choice(b"\0\0=aAcoelxXbsmpi+1/.-\xff")
         if numbers.random() < 0.3:
             del data[numbers.randrange(len(data)) :]
         verdict = judge(bytes(data), ("name", "-a", "-plugin", "so"), ("A=", "LANG=C"))
@@ -368,11 +424,11 @@ def test_damaged_records_are_never_read_beyond_their_end(judge: Judge) -> None:
     assert taken > 100
 
 
-def test_what_the_store_writes_is_what_the_front_reads(judge: Judge, tmp_path: Path) -> None:
+def test_what_the_store_writes_is_what_the_front_reads(judge: Judge, inside: Path) -> None:
     """records.py, rule by rule: whether it goes and steps aside where it says."""
     own = bytes(range(20))
-    library = tmp_path / "library"
-    library.write_bytes(bytes(Elf(segments=[(NOTE, note(own), 4)])))
+    (inside / "library").write_bytes(bytes(Elf(segments=[(NOTE, note(own), 4)])))
+    library = seen(judge, inside / "library")
     cases: list[tuple[records.Rule, tuple[str, ...], tuple[str, ...], str]] = [
         (records.argument("-f"), ("-fx",), (), ASIDE),
         (records.argument_is("-f"), ("-f",), (), ASIDE),
@@ -381,12 +437,12 @@ def test_what_the_store_writes_is_what_the_front_reads(judge: Judge, tmp_path: P
         (records.environment("F"), (), ("F=1",), ASIDE),
         (records.UTF8_LOCALE, (), ("LANG=x",), ASIDE),
         (records.C_LOCALE, (), ("LANG=x.UTF-8",), ASIDE),
-        (records.exists(str(library)), (), (), ASIDE),
+        (records.exists(library), (), (), ASIDE),
         (records.missing(f"{library}x"), (), (), ASIDE),
         (records.NEEDS_ARGUMENT, (), (), ASIDE),
         (records.some("-c"), (), (), ASIDE),
         (records.first("x"), ("y",), (), ASIDE),
-        (records.same_build(str(library), bytes(20).hex()), (), (), ASIDE),
+        (records.same_build(library, bytes(20).hex()), (), (), ASIDE),
         (records.argument("-f"), ("f",), (), GO),
         (records.argument_is("-f"), ("-fx",), (), GO),
         (records.argument_with("f"), ("x",), (), GO),
@@ -395,11 +451,13 @@ def test_what_the_store_writes_is_what_the_front_reads(judge: Judge, tmp_path: P
         (records.UTF8_LOCALE, (), ("LANG=x.UTF-8",), GO),
         (records.C_LOCALE, (), ("LANG=C",), GO),
         (records.exists(f"{library}x"), (), (), GO),
-        (records.missing(str(library)), (), (), GO),
+        (records.missing(library), (), (), GO),
         (records.NEEDS_ARGUMENT, ("x",), (), GO),
         (records.some("-c"), ("-cx",), (), GO),
         (records.first("x"), ("x",), (), GO),
-        (records.same_build(str(library), own.hex()), (), (), GO),
+        (records.same_build(library, own.hex()), (), (), GO),
+        (records.same_program(library), (), (), GO),
+        (records.same_program("/library"), (), (), ASIDE),
         (records.insert("x"), (), (), f"{GO}|insert x"),
         (
             records.plugin(SUFFIX, NATIVE_PLUGIN),
@@ -410,4 +468,4 @@ def test_what_the_store_writes_is_what_the_front_reads(judge: Judge, tmp_path: P
     ]
     for rule, arguments, environment, verdict in cases:
         written = records.encode(PROGRAM, (rule,))
-        assert judge(written, ("name", *arguments), environment) == verdict, rule
+        assert judge(written, ("name", *arguments), environment, library) == verdict, rule

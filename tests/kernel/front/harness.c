@@ -3,8 +3,9 @@
  * harness.c - the front's parts in an ordinary program, for sanitizers and for other machines
  *
  *	harness ids		for each block of standard input, a file: its build-id
- *	harness rules		for each three blocks, record, argv and environment (strings, each
- *				ended by a 0): "aside", or the program and the changes
+ *	harness rules ROOT	for each three blocks, record, argv and environment (strings, each
+ *				ended by a 0): "aside", or the program and the changes. argv is the
+ *				kernel's, with the interpreter and the program's path
  *	harness start ROOT FLAGS SECURE UID EUID GID EGID EXECFD PATH ARG...
  *				calls native() in ROOT like the kernel would have started it:
  *				EXECFD "-" for none, else a file that is passed open. Says
@@ -102,26 +103,29 @@ static void ids(void)
 	}
 }
 
-static void rules(void)
+static void rules(const char *root)
 {
 	size_t size, argv_size, envp_size;
 	char *record;
 
+	if (chroot(root) || chdir("/"))
+		fail(root);
 	while ((record = block(&size))) {
 		char *argv_data = block(&argv_size), *envp_data = block(&envp_size);
 		char **argv = vector(argv_data, argv_size), **envp = vector(envp_data, envp_size);
 		unsigned char *buffer = malloc(WINDOW_SIZE);
+		struct process process = { 0, argv, envp, NULL };
 		struct stand_in wanted;
 
 		if (!environment_allows(envp) ||
-		    !rules_allow(record, size, "/proc/self/exe", argv, envp, buffer, &wanted)) {
+		    !rules_allow(record, size, &process, -1, buffer, &wanted)) {
 			printf("aside");
 		} else {
 			printf("%s", wanted.program);
 			if (wanted.inserted)
 				printf("|insert %s", wanted.inserted);
 			for (size_t i = 0; i < wanted.replaced; i++)
-				printf("|replace %d %s", (int)(wanted.replacement[i].slot - argv),
+				printf("|replace %d %s", (int)(wanted.replacement[i].slot - argv - 2),
 				       wanted.replacement[i].text);
 		}
 		putchar('\n');
@@ -188,8 +192,8 @@ int main(int argc, char **argv, char **envp)
 {
 	if (argc == 2 && !strcmp(argv[1], "ids"))
 		ids();
-	else if (argc == 2 && !strcmp(argv[1], "rules"))
-		rules();
+	else if (argc == 3 && !strcmp(argv[1], "rules"))
+		rules(argv[2]);
 	else if (argc > 9 && !strcmp(argv[1], "start"))
 		start(argv + 2, envp);
 	else
