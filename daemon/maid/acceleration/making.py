@@ -45,7 +45,7 @@ class Maker:
         self._foreigns = foreigns
         patches = [each for pair in selection.pairs for each in pair.tool.libraries]
         self._patches = tuple(dict.fromkeys(patches))
-        self._libraries: dict[str, bool] = {}
+        self._libraries: set[str] = set()
         self._loaders: dict[str, str] = {}
 
     def add(self, pair: Pair) -> None:
@@ -171,28 +171,34 @@ class Maker:
 
     def _need(self, image: Image, what: str) -> None:
         """Put the libraries that an ELF file names into the set, and those that they name."""
+        loader = os.path.basename(relocate.LOADERS[self.place.native.debian].decode())
         for name in image.needed:
-            if name in self._libraries or name == os.path.basename(
-                relocate.LOADERS[self.place.native.debian].decode()
-            ):
+            if name in self._libraries or name == loader:
                 continue
-            self._libraries[name] = True
-            for directory in (*image.search_paths, *map(self.place.fill, _LIBRARY_DIRECTORIES)):
-                try:
-                    source = find(self._natives, f"{directory}/{name}")
-                except FileNotFoundError:
-                    continue
-                data = source.read_bytes()
-                self._need(Image(data), name)
-                data = relocate.library(data)
-                for pattern, patch in self._patches:
-                    if fnmatch(name, pattern):
-                        data = patch(data, self.place)
-                self._write(f"{relocate.LIBRARIES}/{name}", data, 0o755)
-                break
-            else:
-                del self._libraries[name]
-                raise RelocationError(f"{what} needs {name}, which no package brought")
+            self._libraries.add(name)
+            try:
+                self._library(name, self._find_library(name, image, what))
+            except (RelocationError, OSError):
+                # The next tool that needs it must find that out too.
+                self._libraries.remove(name)
+                raise
+
+    def _find_library(self, name: str, image: Image, what: str) -> Path:
+        for directory in (*image.search_paths, *map(self.place.fill, _LIBRARY_DIRECTORIES)):
+            try:
+                return find(self._natives, f"{directory}/{name}")
+            except FileNotFoundError:
+                continue
+        raise RelocationError(f"{what} needs {name}, which no package brought")
+
+    def _library(self, name: str, source: Path) -> None:
+        data = source.read_bytes()
+        self._need(Image(data), name)
+        data = relocate.library(data)
+        for pattern, patch in self._patches:
+            if fnmatch(name, pattern):
+                data = patch(data, self.place)
+        self._write(f"{relocate.LIBRARIES}/{name}", data, 0o755)
 
     def _write(self, name: str, data: bytes, mode: int) -> None:
         path = self.place.root / name

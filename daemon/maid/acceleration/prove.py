@@ -20,6 +20,7 @@ import msgspec
 
 from maid.acceleration.model import Place
 from maid.acceleration.records import MOUNT
+from maid.acceleration.relocate import LOADER
 from maid.errors import MaidError
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
@@ -27,6 +28,10 @@ _MS_NOSUID, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x1000, 0x4000, 0x40000
 # Loading takes a millisecond; a program that ignores the variable must not hang.
 _SECONDS = 20.0
 _LIBRARY = re.compile(r"=> (\S+|not found)|^\s*(/\S+) \(0x", re.M)
+
+
+# ld.so(8): list what is loaded, and resolve every symbol and say which cannot be.
+_STRICTLY = {"LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "1", "LD_BIND_NOW": "1"}
 
 
 class ProofError(MaidError):
@@ -71,22 +76,25 @@ def _in_place(place: Place, names: Iterable[str]) -> dict[str, str]:
     _mount(str(place.root), place.mount, "", _MS_BIND)
     found = {}
     for name in names:
-        problem = _try(f"{place.mount}/{name}")
+        # A module has symbols that only the program defines that loads it.
+        module = name.endswith(".so")
+        loader = [f"{place.mount}/{LOADER}", "--list"] if module else []
+        problem = _try([*loader, f"{place.mount}/{name}"], {} if module else _STRICTLY)
         if problem:
             found[name] = problem
     return found
 
 
-def _try(program: str) -> str:
-    """Why the program cannot be started, or ""."""
+def _try(command: list[str], environment: dict[str, str]) -> str:
+    """Why the program, or the module that a loader lists, cannot be loaded, or ""."""
     try:
         done = subprocess.run(
-            [program],
+            command,
             input="",  # there is no /dev/null here
             capture_output=True,
             text=True,
             errors="replace",
-            env={"LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "1", "LD_BIND_NOW": "1"},
+            env=environment,
             timeout=_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
