@@ -26,6 +26,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STORE = Path("/var/lib/maid/store")
 LIBEXEC, RUNTIME = Path("/usr/libexec/maid"), Path("/usr/bin/maid-runtime")
 HOOKS = Path("/usr/share/containers/oci/hooks.d")
+BIND_SYS = Path("/usr/local/libexec/runc-that-binds-sys")
 GROUPS = Path("/sys/fs/cgroup")
 CONF = Path("/etc/containers/containers.conf.d")
 
@@ -134,9 +135,15 @@ class Room:
             self.run("buildah", "rm", made)
 
     @contextlib.contextmanager
-    def docker(self, *, shim: bool = True) -> Iterator[None]:
-        """dockerd runs in the room, with maid-runtime as the drop-in for docker.service sets it."""
+    def docker(self, *, shim: bool = True, host_network: bool = False) -> Iterator[None]:
+        """dockerd runs in the room, with maid-runtime as the drop-in for docker.service sets it.
+
+        `host_network`: builds may have the network "host", which in a user namespace takes another
+        way to mount /sys (BIND_SYS), with the shim and without.
+        """
         env = {"DOCKER_BUILDKIT_RUNC_COMMAND": str(RUNTIME)} if shim else {}
+        if host_network:
+            env["MAID_RUNTIME" if shim else "DOCKER_BUILDKIT_RUNC_COMMAND"] = str(BIND_SYS)
         log = self.outside(self.directory / "dockerd.log")
         options = ["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none"]
         options += ["--storage-driver=overlay2", "--exec-opt=native.cgroupdriver=cgroupfs"]
@@ -252,6 +259,10 @@ def _make_root(directory: Path, tree: Path, store: Path) -> Path:
         shutil.copyfile(source, file)
         file.chmod(mode)
 
+    bind_sys = upper / str(BIND_SYS).lstrip("/")
+    bind_sys.parent.mkdir(parents=True)
+    bind_sys.write_text(BINDS_SYS)
+    bind_sys.chmod(0o755)
     units = CHECKOUT / "units"
     put(native.path("maid-runtime"), RUNTIME)
     put(native.path("maid-hook"), LIBEXEC / "maid-hook")
@@ -271,6 +282,20 @@ def _make_root(directory: Path, tree: Path, store: Path) -> Path:
         (upper / str(STORE).lstrip("/")).mkdir(parents=True)
     return directory / "root"
 
+
+# A sysfs can be mounted only by who owns the network namespace: root of the room does not own the
+# machine's. runc as BuildKit calls it (run --bundle DIR), with the room's /sys bound instead.
+BINDS_SYS = r"""#!/bin/sh
+previous='' bundle=''
+for argument; do
+    [ "$previous" != --bundle ] || bundle=$argument
+    previous=$argument
+done
+sysfs='"type":"sysfs","source":"sysfs","options":\[[^]]*\]'
+bound='"type":"none","source":"/sys","options":["rbind","ro"]'
+[ -z "$bundle" ] || sed -i "s|$sysfs|$bound|" "$bundle/config.json"
+exec runc "$@"
+"""
 
 # As root of the machine, in a mount namespace of its own: what a user namespace could not mount.
 PREPARE = r"""
