@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemons import MAID, environment
+from daemons import MAID, environment, rootfs
 from serving import FEW, Serving
+from stepping import copy
+from test_steps_store import ID, record, writing
 
 USER = pwd.getpwnam("daemon")
 AS_USER = [
@@ -76,3 +78,20 @@ def test_it_leaves_no_second_process_behind(daemon: Serving) -> None:
     """A helper writes the maps from outside the namespace, and ends."""
     children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text()
     assert children.strip() == ""
+
+
+def test_its_steps_have_the_native_store_of_the_users_own(daemon: Serving) -> None:
+    """In a user namespace mounts cannot be had as freely; and what is counted is the step's."""
+    tree = copy(rootfs("busybox-arm64"), daemon.directory / "tree", USER.pw_uid)
+    status = json.loads(as_user("--socket", daemon.socket, "status", "--json").stdout)
+    own = os.stat(status["store"]["path"])
+    script = f"stat -c '%d %i' /dev/.maid; grep ' /dev/.maid ' /proc/mounts; {writing(record('n'))}"
+    done = as_user(
+        *("--socket", daemon.socket, "run", "--json", "--rootfs", tree),
+        *("--", "/bin/sh", "-c", script),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == f"{own.st_dev} {own.st_ino}"
+    assert {"ro", "nosuid", "nodev"} <= set(lines[1].split()[3].split(","))
+    assert json.loads(done.stdout)["native"] == {ID: 1}

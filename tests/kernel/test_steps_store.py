@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import grp
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from daemons import rootfs, until
-from stepping import Ran, copy, shell
+from daemons import MAID, as_user, environment, rootfs, until
+from stepping import SHELL, Ran, copy, read_until, running, shell
 from storing import Storing
 
 ID = "00112233445566778899aabbccddeeff01234567"
@@ -16,7 +19,7 @@ ID = "00112233445566778899aabbccddeeff01234567"
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Storing]:
-    with Storing('[emulation]\nplatforms = ["linux/s390x", "linux/arm64"]\n') as made:
+    with Storing('[emulation]\nplatforms = ["linux/arm64"]\n[socket]\ngroup = "users"\n') as made:
         made.name({ID: "cc1"})
         made.ready()
         (made.store / "marker").write_text("the store\n")
@@ -148,3 +151,77 @@ def test_what_must_be_accelerated_is_refused_before_anything_ran(
     finally:
         daemon.ready()
     assert in_store(daemon, arm64, "true", require_acceleration=True).status == 0
+
+
+# Other callers, and a daemon that goes away -------------------------------------------------------
+
+MEMBER = 47110
+
+
+def member(call: Callable[[], Any]) -> Any:
+    return as_user(MEMBER, [grp.getgrnam("users").gr_gid], call)
+
+
+@pytest.fixture(scope="module")
+def members(daemon: Storing) -> Path:
+    daemon.directory.chmod(0o755)
+    return copy(rootfs("busybox-arm64"), daemon.directory / "members", MEMBER)
+
+
+def test_a_members_step_has_it_as_well(daemon: Storing, members: Path) -> None:
+    own = os.stat(daemon.store)
+    script = (
+        "stat -c '%d %i' /dev/.maid; cat /dev/.maid/marker; grep ' /dev/.maid ' /proc/mounts; "
+        f"touch /dev/.maid/x; mount -o remount,rw /dev/.maid; {writing(record('n'))}"
+    )
+    ran = member(lambda: shell(daemon, members, script))
+    assert ran.lines[:2] == [f"{own.st_dev} {own.st_ino}", "the store"]
+    assert {"ro", "nosuid", "nodev"} <= set(ran.lines[2].split()[3].split(","))
+    assert ran.result["native"] == {"cc1": 1}
+    assert not (daemon.store / "x").exists()
+
+
+def test_a_member_proves_and_profiles_its_own_steps(daemon: Storing, members: Path) -> None:
+    native = f"[ ! -e /dev/.maid-log ] || {writing(record('n'))}"
+    script = f"{native}; echo x > /made; chmod 600 /made; rm -r /etc; mkdir /etc; echo said"
+    before = sorted(str(path) for path in members.rglob("*"))
+    places = daemon.directory / "places"
+    places.mkdir()
+    os.chown(places, MEMBER, MEMBER)
+
+    def maid(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [MAID, "--socket", daemon.socket, "accel", *arguments, "--", SHELL, "-c", script],
+            env={**environment(), "TMPDIR": str(places)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def work() -> tuple[int, str, int, str]:
+        proof = maid("verify", "--rootfs", str(members))
+        overlay = str(places / "overlay")
+        profiled = maid("profile", "--rootfs", str(members), "--overlay", overlay)
+        return proof.returncode, proof.stdout + proof.stderr, profiled.returncode, profiled.stdout
+
+    status, text, profiled, table = member(work)
+    assert status == 0, text
+    assert "identical" in text and "ran natively: 1 cc1" in text
+    assert profiled == 0 and "/bin/sh" in table
+    assert sorted(str(path) for path in members.rglob("*")) == before
+    assert [path.name for path in places.iterdir()] == ["overlay"]
+
+
+def test_a_daemon_that_comes_after_counts_too(arm64: Path) -> None:
+    with Storing('[emulation]\nplatforms = ["linux/arm64"]\n') as own:
+        own.name({ID: "cc1"})
+        own.ready()
+        own.start()
+        script = f"echo up; {writing(record('n'))}; sleep 1; exit 4"
+        with running(own, arm64, script) as (_, identifier, output):
+            read_until(output, b"up")
+            own.kill()
+        own.start()
+        with own.client() as client:
+            result = client.call("io.maid.Steps.Wait", {"id": identifier})["result"]
+        assert (result["status"], result["native"]) == (4, {"cc1": 1})

@@ -7,6 +7,7 @@ as a time of day in a file, varies by itself and proves nothing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -159,9 +160,21 @@ def _directory(keep: Path | None) -> Iterator[Path]:
     try:
         yield made
     finally:
+        _open_up(made)
         shutil.rmtree(made, ignore_errors=True)
         if made.exists():
             print(f"maid: {made} could not be removed: files in it are not yours", file=sys.stderr)
+
+
+def _open_up(directory: Path) -> None:
+    """Let its owner remove a tree: the kernel makes the overlay's work directory with mode 0."""
+    waiting = [str(directory)]
+    while waiting:
+        path = waiting.pop()
+        with contextlib.suppress(OSError):
+            os.chmod(path, 0o700)
+            with os.scandir(path) as entries:
+                waiting += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
 
 
 def _place() -> str:
