@@ -115,7 +115,6 @@ static bool bind(int store, int devices, int point)
 	snprintf(to, sizeof(to), "/proc/self/fd/%d", top);
 	/* In a user namespace the flags of the mount that was copied are locked: they are to be named again. */
 	if (fstatvfs(top, &inherited) == 0) {
-		flags |= inherited.f_flag & ST_NOEXEC ? MS_NOEXEC : 0;
 		flags |= inherited.f_flag & ST_NOATIME ? MS_NOATIME : 0;
 		flags |= inherited.f_flag & ST_NODIRATIME ? MS_NODIRATIME : 0;
 		flags |= inherited.f_flag & ST_RELATIME ? MS_RELATIME : 0;
@@ -192,9 +191,13 @@ int main(int argc, char **argv)
 {
 	const char *store = STORE, *socket_path = SOCKET, *why_not;
 	bool is_verbose = false;
+	sigset_t alarms;
 	int i;
 
+	sigemptyset(&alarms);
+	sigaddset(&alarms, SIGALRM);
 	signal(SIGALRM, give_up);
+	sigprocmask(SIG_UNBLOCK, &alarms, NULL);	/* what a runtime blocks is inherited */
 	alarm(SECONDS);
 	for (i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--verbose"))

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -90,14 +91,21 @@ const char *open_container(const char *bundle, struct container *container)
 int open_store(const char *path)
 {
 	int store = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	struct statvfs mount;
 	struct stat ids;
 
-	/* A directory without build-ids is no store; one whose list is empty is being filled. */
-	if (store >= 0 && (fstatat(store, "id", &ids, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(ids.st_mode))) {
-		close(store);
+	if (store < 0)
 		return -1;
-	}
-	return store;
+	/*
+	 * A directory without build-ids is no store; one whose list is empty is being filled. Where nothing
+	 * can be executed it is of no use, and in a user namespace a runtime that binds it without that flag
+	 * would fail, as would the container.
+	 */
+	if (fstatat(store, "id", &ids, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(ids.st_mode) &&
+	    fstatvfs(store, &mount) == 0 && !(mount.f_flag & ST_NOEXEC))
+		return store;
+	close(store);
+	return -1;
 }
 
 /* A regular file in the root, opened for reading, or -1. Nothing else is: opening a device may do things. */

@@ -30,7 +30,7 @@ const char *open_container(const char *bundle, struct container *container);
 /* Whether the container is for the store: it runs foreign programs, and nobody has switched it off. */
 const char *is_to_be_accelerated(const struct container *container);
 
-/* An O_PATH descriptor of the store, or -1 where there is none. */
+/* An O_PATH descriptor of the store, or -1 where there is none that can be used. */
 int open_store(const char *path);
 
 /* A detached copy of a mount, without those below it, or -1. */

@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +177,9 @@ NOTHING: dict[str, Callable[[Hook], str | None]] = {
     "/dev is full of nothing to write to": lambda h: 'mount -o remount,ro "$root/dev"',
     "no store": lambda h: shutil.rmtree(h.store),
     "an empty store": lambda h: (h.store / "id").rmdir(),
+    "a store in which nothing can be executed": lambda h: (
+        f'mount --bind "{h.store}" "{h.store}"; mount -o remount,bind,noexec "{h.store}"'
+    ),
     "own programs": lambda h: h.bundle.install("/bin/sh", program(OWN)),
     "switched off": lambda h: h.bundle.change(env=["MAID_ACCELERATE=0"]),
     "no config": lambda h: h.bundle.file.unlink(),
@@ -217,10 +222,17 @@ def test_what_is_no_state_is_ignored(hook: Hook, state: bytes) -> None:
     assert hook(state=state).is_untouched
 
 
-def test_a_runtime_that_says_nothing_is_not_waited_for_for_ever() -> None:
-    """The container goes on after five seconds, whatever is the matter."""
-    with subprocess.Popen([HOOK], stdin=subprocess.PIPE) as waiting:
+def test_a_runtime_that_says_nothing_is_not_waited_for_for_ever(hook: Hook) -> None:
+    """The container goes on after five seconds, whatever is the matter, and whatever is blocked."""
+
+    def block() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+
+    started = time.monotonic()
+    waits = [HOOK, "--store", hook.store]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, preexec_fn=block) as waiting:
         assert waiting.wait(20) == 0
+    assert time.monotonic() - started > 2
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,18 @@ def test_without_permission_the_bundle_is_left(shim: Shim, bundle: Bundle) -> No
     assert bundle.files() == before
 
 
+def test_a_store_in_which_nothing_can_be_executed_is_none(shim: Shim, bundle: Bundle) -> None:
+    """In a user namespace a runtime could not bind it without that flag, and would fail."""
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,noexec "$1" && "$2" create -b "$3" x'
+    arguments = [shim.environment["MAID_STORE"], RUNTIME, bundle.path]
+    before = bundle.files()
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *arguments], env=shim.environment
+    )
+    assert done.returncode == 7
+    assert bundle.files() == before
+
+
 def test_the_runtime_is_never_the_shim_itself(shim: Shim, tmp_path: Path) -> None:
     """Under the name of runc before the real one in PATH, as a link or as a copy."""
     for number, place in enumerate(("link", "copy", "other")):
