@@ -28,6 +28,9 @@ the compilers proper are below /usr/libexec."""
 _PLUGINS = "{mount}/plugins"
 _OWN_PLUGINS = "/usr/lib/bfd-plugins"
 
+# libbfd loads the plug-ins of this directory, for objects of -flto.
+_LIBRARIES = (("libbfd-*.so", relocate.text("/usr/bin/../lib/bfd-plugins", _PLUGINS)),)
+
 _TARGET = "it is built from the same source for the same target machine, only for another host"
 _OBJECTS = "what it makes follows from the files' bytes, by the same code for the same target"
 
@@ -46,13 +49,7 @@ def _binutils(name: str, *rules: Rule) -> Tool:
         rules=(_LOCALE, *rules),
         needs=Need.WIDTH | Need.ORDER,
         foreign=_ALIKE,
-        # libbfd loads the plug-ins of this directory, for objects of -flto.
-        libraries=(
-            (
-                "libbfd-*.so",
-                relocate.text("/usr/bin/../lib/bfd-plugins", _PLUGINS),
-            ),
-        ),
+        libraries=_LIBRARIES,
     )
 
 
