@@ -185,19 +185,21 @@ def engine_room(
     *names: str,
     state: Path | None = None,
     tree: Path | None = None,
+    cpu: dict[str, str] | None = None,
 ) -> Iterator[Room]:
     """A room in which the targets `names` are registered as the service would.
 
     `directory` is empty and on a file system that an overlay can have its changes on. `state` is
     maid's state directory, whose store, if it has one, is the one that is known to the entries, and
-    lies at /var/lib/maid/store in a `tree`, which is used and not changed.
+    lies at /var/lib/maid/store in a `tree`, which is used and not changed. `cpu`: models for
+    targets by name, instead of those that maid chooses; "" is QEMU's own.
     """
     home = os.environ.get("MAID_CACHE") or os.path.expanduser("~/.cache/maid")
     state = state or Path(home) / "state"
     served = directory / "maid.toml"
     served.write_text(SERVED.format(state=state, runtime=directory / "run"))
     config = load(served, Scope.PRIVATE, directory / "io.maid")
-    choices = emulators.choose([TARGETS[n] for n in names], config, IdentityCache(state))
+    choices = emulators.choose([TARGETS[n] for n in names], config, IdentityCache(state), cpu)
     root = _make_root(directory, tree, state / "store") if tree else None
     place = Path("/var/lib/room") if tree else directory
     real_place = directory / "room" if tree else directory

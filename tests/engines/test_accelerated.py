@@ -231,7 +231,7 @@ def user(hall: Hall) -> list[str]:
     script = f"""
     useradd --uid {USER} --home-dir {home} --create-home ann
     for kind in uid gid; do echo ann:100000:65536 >/etc/sub$kind; done
-    mkdir -p /run/user/{USER}; chown {USER}:{USER} /run/user/{USER}
+    mkdir -p /run/user/{USER}; chmod 755 /run/user; chown {USER}:{USER} /run/user/{USER}
     chmod 755 {PLACE}
     """
     hall.room.run("sh", "-ec", script)
