@@ -50,7 +50,7 @@ class Apt:
             'Dir::Etc::sourcelist "sources.list";\nDir::Etc::sourceparts "none";\n'
             'Dir::Etc::preferencesparts "preferences.d";\nDir::Etc::trustedparts "none";\n'
             f'APT::Architecture "{architecture}";\nAPT::Architectures {{ "{architecture}"; }};\n'
-            'Acquire::Languages "none";\nAcquire::GzipIndexes "true";\n'
+            'Acquire::Languages "none";\n\n'
             f'APT::Sandbox::User "root";\nAPT::Install-Recommends "false";\n'
             + archive.machine_settings()
         )
@@ -75,6 +75,13 @@ class Apt:
             for file in directory.glob(f"{name}_*.dsc"):
                 file.unlink()
         raise SystemExit(f"the source package {name} cannot be fetched: versions {versions}")
+
+    def fetch(self, path: str, file: Path, digest: str) -> None:
+        """Fetch a file of the archive by its path there; `digest` as in SHA256:…"""
+        command = ("/usr/lib/apt/apt-helper", "download-file", f"{self.mirror}/{path}", str(file))
+        done = self._run(*command, digest, directory=self.place)
+        if done.returncode:
+            raise SystemExit(f"{path} cannot be fetched: {done.stderr.strip()[-500:]}")
 
     def _run(self, *command: str, directory: Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -131,16 +138,18 @@ def partial_archive(tree: Path, architecture: str, packages: Sequence[str]) -> P
     with tempfile.TemporaryDirectory(prefix="archive-", dir=place.parent) as temporary:
         apt, new = Apt(Path(temporary) / "apt", architecture, status), Path(temporary) / "new"
         apt.get("update")
-        lists = apt.place / "lists"
-        index = next(lists.glob(f"*_main_binary-{architecture}_Packages.xz"))
         suite = new / "dists" / RELEASE
-        binary = suite / "main" / f"binary-{architecture}"
-        by_hash = binary / "by-hash" / "SHA256"
-        by_hash.mkdir(parents=True)
-        shutil.copy(next(lists.glob(f"*_{RELEASE}_InRelease")), suite / "InRelease")
-        shutil.copy(index, binary / "Packages.xz")
-        digest = hashlib.sha256(index.read_bytes()).hexdigest()
-        os.link(binary / "Packages.xz", by_hash / digest)
+        binary = f"main/binary-{architecture}"
+        release = next((apt.place / "lists").glob(f"*_{RELEASE}_InRelease"))
+        match = re.search(
+            rf"^ ([0-9a-f]{{64}}) +\d+ {binary}/Packages\.xz$", release.read_text(), re.M
+        )
+        assert match is not None, release
+        by_hash = suite / binary / "by-hash/SHA256" / match[1]
+        by_hash.parent.mkdir(parents=True)
+        shutil.copy(release, suite / "InRelease")
+        apt.fetch(f"dists/{RELEASE}/{by_hash.relative_to(suite)}", by_hash, f"SHA256:{match[1]}")
+        os.link(by_hash, suite / binary / "Packages.xz")
         install = ("install", "--yes", *packages)
         uris = re.findall(r"^'(\S+)' (\S+) \d+", apt.get(*install, "--print-uris"), re.M)
         apt.get(*install, "--download-only")

@@ -5,6 +5,7 @@ A job starts from the tree with /work in it (`files` of Material) and runs a she
 
 import lzma
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -147,11 +148,9 @@ def _unpack(description: Path, into: Path) -> None:
         for file in description.parent.glob(f"{stem}.orig.tar.*")
         if file.suffix in (".gz", ".xz", ".bz2")
     )
-    with tarfile.open(original) as archive:
-        archive.extractall(into.with_suffix(".new"), filter="tar")
-    (top,) = into.with_suffix(".new").iterdir()
-    top.rename(into)
-    into.with_suffix(".new").rmdir()
+    into.mkdir()
+    command = ["tar", "-x", "--strip-components=1", "-f", str(original), "-C", str(into)]
+    subprocess.run(command, check=True)
 
 
 def _pack(archive: Path, size: int, directories: Sequence[Path]) -> None:
