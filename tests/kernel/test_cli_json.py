@@ -192,6 +192,26 @@ def test_the_store(tmp_path: Path) -> None:
         hold("accel prune", document(served, "accel", "prune", "--size", "0", "--json"))
 
 
+def test_adding_to_the_store(tmp_path: Path) -> None:
+    """From a root file system of this machine's, so that nothing is fetched."""
+    with Serving(state=str(tmp_path / "state")) as served:
+        served.start()
+        roots = (
+            *("--rootfs", rootfs("debian-13-arm64")),
+            *("--native-root", rootfs("debian-13-engines")),
+        )
+        first = served.maid("accel", "add", *roots)
+        assert first.returncode == 0, first.stderr
+        assert first.stdout.endswith(": added\n")
+        assert first.stderr.count("\n") > 1  # what it is doing, a line each
+        done = served.maid("accel", "add", *roots, "--json")
+        found = json.loads(done.stdout)
+        hold("accel add", found)
+        (added,) = found["added"]
+        assert not added["new"] and added["tools"] > 50
+        assert done.stderr == ""
+
+
 def test_doctor(served: Serving) -> None:
     done = served.maid("doctor", "--json")
     found = json.loads(done.stdout)

@@ -73,6 +73,14 @@ def add(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Trust the archive keys of this root directory.", metavar="DIR"),
     ] = None,
+    native_root: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Fetch nothing: take the tools from this root file system, of the same release and"
+            " this machine's architecture, and what they stand in for from --rootfs.",
+            metavar="DIR",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch the native tools of a release from its archive, ahead of time: packages of this
@@ -81,10 +89,14 @@ def add(
         raise UsageError("a release or a root file system", "debian:trixie, or --rootfs DIR")
     if rootfs is not None and arch:
         raise UsageError("a root file system has an architecture already", "leave --arch out")
+    if native_root is not None and rootfs is None:
+        raise UsageError(
+            "what the native programs stand in for is missing", "--native-root DIR --rootfs DIR"
+        )
     from maid.cli import store
 
     names = [store.architecture(text) for text in arch or []]
-    exit_with(store.add(connect(), release, names, rootfs, keys, as_json))
+    exit_with(store.add(connect(), release, names, rootfs, keys, native_root, as_json))
 
 
 @accel.command("list", cls=Command, short_help="Show what is in the store.")

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +29,7 @@ def add(
     architectures: list[str],
     rootfs: Path | None,
     keys: Path | None,
+    native_root: Path | None,
     as_json: bool,
 ) -> int:
     """Fill the store; the exit status. Raises MaidError when something cannot be had."""
@@ -36,6 +37,8 @@ def add(
     descriptors = []
     if keys is not None:
         parameters["keys"] = str(keys.absolute())
+    if native_root is not None:
+        parameters["native_root"] = str(native_root.absolute())
     if rootfs is not None:
         try:
             descriptors.append(os.open(rootfs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -184,10 +187,19 @@ def _packages(each: dict[str, Any]) -> str:
         key = "emulated", f"{tool['package']} {tool['version']}", tool["reason"]
         names[key].append(tool["tool"])
     rows = [
-        [runs, package, what, ", ".join(tools[:SHOWN]) + (", …" if len(tools) > SHOWN else "")]
+        [runs, package, what, _few(tools)]
         for (runs, package, what), tools in sorted(names.items(), reverse=True)
     ]
     return render.table(rows, ("RUN", "PACKAGE", "STANDS IN, OR WHY NOT", "TOOLS"), sys.stdout)
+
+
+def _few(names: list[str]) -> str:
+    """The first names, each once, with how many there are of it."""
+    counts = Counter(names)
+    shown = [
+        name if count == 1 else f"{name} ({count})" for name, count in list(counts.items())[:SHOWN]
+    ]
+    return ", ".join([*shown, *(["…"] if len(counts) > SHOWN else [])])
 
 
 # Keeping ----------------------------------------------------------------------------------------

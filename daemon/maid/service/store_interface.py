@@ -83,16 +83,19 @@ class Store(VarlinkInterface, name="io.maid.Store"):
         architectures: list[str] | None = None,
         rootfs: FileDescriptor | None = None,
         keys: str | None = None,
+        native_root: str | None = None,
     ) -> AsyncIterator[AddReply | None]:
         """Fill the store with the newest of a release ("debian:trixie") for these architectures as
         Debian names them, or with what the directory `rootfs` has installed. `keys` is a directory
-        whose own archive keys are trusted, "/" where it is null. What is done as it goes on, what
-        came of each architecture, then null. Closing the connection ends it."""
+        whose own archive keys are trusted, "/" where it is null. With `native_root`, the directory
+        of a root file system of the same release and this machine's architecture, nothing is
+        fetched: tools are taken from there, and what they stand in for from `rootfs`. What is done
+        as it goes on, what came of each architecture, then null. Closing the connection ends it."""
         require(self._peer, Role.ADMIN)
         with as_varlink():
             names = architectures or []
             texts("architectures", names)
-            texts("release", [release or "", keys or ""])
+            texts("release", [release or "", keys or "", native_root or ""])
             if (rootfs is None) == (release is None) or bool(names) == bool(rootfs is not None):
                 raise UsageError(
                     "what to add is not clear",
@@ -108,7 +111,7 @@ class Store(VarlinkInterface, name="io.maid.Store"):
                 rootfs.close()
             try:
                 for name in names or [""]:
-                    adding = self._add(release or "", name, root, keys or "/")
+                    adding = self._add(release or "", name, root, keys or "/", native_root or "")
                     async with contextlib.aclosing(adding) as replies:
                         async for reply in replies:
                             yield reply
@@ -118,13 +121,18 @@ class Store(VarlinkInterface, name="io.maid.Store"):
         raise LastResult(None)
 
     async def _add(
-        self, release: str, architecture: str, root: int, keys: str
+        self, release: str, architecture: str, root: int, keys: str, native_root: str
     ) -> AsyncGenerator[AddReply, None]:
         """Fill in one architecture, and tell of it."""
         queue: asyncio.Queue[str | None] = asyncio.Queue()
         adding = asyncio.ensure_future(
             self._core.acceleration.add(
-                release, architecture, queue.put_nowait, rootfs=root, keys=keys
+                release,
+                architecture,
+                queue.put_nowait,
+                rootfs=root,
+                keys=keys,
+                native_root=native_root,
             )
         )
         adding.add_done_callback(lambda _: queue.put_nowait(None))
