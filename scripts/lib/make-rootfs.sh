@@ -168,6 +168,35 @@ make_build() {
         libreadline-dev libtool lz4 patch pigz texinfo xz-utils xzdec zstd
 }
 
+# make_programs OCI-ARCHITECTURE DIR: gcc, libc and Python of the newest Debian that has them for the
+# architecture, unpacked only: programs for `scripts/bench cpu`. A mirror that caches package lists
+# may have no fitting ones of a release that is still updated; the one before will do then.
+make_programs() {
+    local architecture=$1 new=$2 suite suites=(trixie bookworm) directory link
+    case $1 in
+    386) architecture=i386 ;;
+    arm) architecture=armhf ;;
+    loong64) suites=(forky sid) ;; # new in Debian 14
+    mips64le) architecture=mips64el suites=(bookworm) ;; # its last
+    ppc64le) architecture=ppc64el ;;
+    riscv64) suites=(trixie forky) ;; # new in Debian 13
+    esac
+    for suite in "${suites[@]}"; do
+        if extract_packages "$suite" "$architecture" "$new" none gcc libc6-dev python3; then
+            break
+        fi
+    done
+    [[ -e $new/usr/bin/gcc ]]
+    for directory in lib lib32 lib64; do # merged by base-files since Debian 13
+        [[ -e $new/$directory || ! -d $new/usr/$directory ]] || ln -s "usr/$directory" "$new"
+    done
+    mkdir -p "$new/tmp"
+    # ld.so by an absolute link: right in a chroot, wrong for qemu -L.
+    find "$new"/lib*/ -maxdepth 2 -name 'ld*.so*' -lname '/*' | while read -r link; do
+        ln -srfn "$new$(readlink "$link")" "$link"
+    done
+}
+
 name=$1 new=$2
 case $name in
 debian-13-build-*) make_build "${name##*-}" "$new" ;;
@@ -176,5 +205,6 @@ debian-12-systemd) make_systemd bookworm "$new" ;;
 debian-13-systemd) make_systemd trixie "$new" ;;
 debian-13-engines) make_engines "$new" ;;
 busybox-*) make_busybox "${name#busybox-}" "$new" ;;
+programs-*) make_programs "${name#programs-}" "$new" ;;
 *) usage_error "no recipe for '$name'" ;;
 esac

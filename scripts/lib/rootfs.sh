@@ -7,13 +7,14 @@ ROOTFS_NAMES=(
     debian-13-arm64 debian-13-amd64 debian-12-systemd debian-13-systemd debian-13-engines
     debian-13-build-{amd64,arm64,riscv64}
     busybox-{386,amd64,arm,arm64,mips64le,ppc64le,riscv64,s390x}
+    programs-{386,amd64,arm,arm64,loong64,mips64le,ppc64le,riscv64,s390x}
 )
 
 # rootfs NAME: print the directory of the root file system NAME; make it first if it is not there.
 rootfs() {
     local name=$1 place log new
     is_rootfs_name "$name" || usage_error "no recipe for '$name'; there are: ${ROOTFS_NAMES[*]}"
-    place=$MAID_CACHE/rootfs/$name-$(rootfs_key "$name")
+    place=$(rootfs_place "$name")
     if [[ ! -d $place ]]; then
         mkdir -p "$MAID_CACHE/rootfs"
         (
@@ -39,6 +40,9 @@ rootfs() {
     printf '%s\n' "$place"
 }
 
+# rootfs_place NAME: where it is, if it was made.
+rootfs_place() { printf '%s\n' "$MAID_CACHE/rootfs/$1-$(rootfs_key "$1")"; }
+
 is_rootfs_name() {
     local known
     for known in "${ROOTFS_NAMES[@]}"; do [[ $known != "$1" ]] || return 0; done
@@ -52,7 +56,7 @@ rootfs_key() {
         echo "$1"
         is_root && echo root
         rootfs_recipe "$1"
-        [[ $1 == busybox-* ]] || cat "$CHECKOUT"/scripts/lib/{configure-packages.sh,private-binfmt.py}
+        [[ $1 == @(busybox|programs)-* ]] || cat "$CHECKOUT"/scripts/lib/{configure-packages.sh,private-binfmt.py}
     } | digest
 }
 
