@@ -149,7 +149,6 @@ _COREUTILS = [
     "nl",
     "paste",
     "pathchk",
-    "pinky",
     "pr",
     "ptx",
     "pwd",
