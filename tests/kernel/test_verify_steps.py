@@ -7,13 +7,14 @@ tool that is wrong. What real tools do is compared in test_accel_*.py.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from daemons import rootfs, until
+from daemons import MAID, Daemon, environment, rootfs, until
 from stepping import copy
 from storing import Storing
 from test_steps_store import ID, record, writing
@@ -167,8 +168,6 @@ def test_a_timeout_is_no_verdict(daemon: Storing, tree: Path) -> None:
 def test_nothing_is_left_in_the_place_for_temporary_files(
     daemon: Storing, tree: Path, tmp_path: Path
 ) -> None:
-    from daemons import MAID, environment
-
     done = subprocess.run(
         [
             *(MAID, "--socket", daemon.socket, "accel", "verify", "--rootfs", tree),
@@ -182,7 +181,106 @@ def test_nothing_is_left_in_the_place_for_temporary_files(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_when_it_is_interrupted(
+    daemon: Storing, tree: Path, tmp_path: Path, number: int
+) -> None:
+    process = subprocess.Popen(
+        [
+            *(MAID, "--socket", daemon.socket, "accel", "verify", "--rootfs", tree),
+            *("--", "/bin/sh", "-c", "mkdir /a; while :; do touch /a/$((i=i+1)); done"),
+        ],
+        env={**environment(), "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+    )
+    assert until(lambda: bool(list(tmp_path.glob("*/accelerated/upper/a"))), 20)
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode not in (0, 1)
+    assert list(tmp_path.iterdir()) == []
+    assert until(lambda: daemon.steps() == [])
+
+
 @pytest.mark.parametrize("arguments", [["--rootfs", "/"], ["--", "true"]])
 def test_half_a_request_is_refused(daemon: Storing, arguments: list[str]) -> None:
     ran = daemon.maid("accel", "verify", *arguments)
     assert ran.returncode == 2 and "missing" in ran.stderr
+
+
+# With real native tools --------------------------------------------------------------------------
+
+REAL = "debian-13-arm64"
+SCRIPT = (
+    "cd /srv; seq 1 20000 > a; sort -r a > b; gzip -9n < b > b.gz; sha256sum a b b.gz > sums; "
+    "cp -a /etc etc; find . -type f | sort > list; tar --sort=name --mtime=@0 -cf t.tar etc; ln a c"
+)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Path]]:
+    """A daemon with native tools for the tree, and its store. Nothing is fetched: the tools are
+    those of another tree, of this machine's architecture."""
+    state = tmp_path_factory.mktemp("state")
+    with Daemon('[emulation]\nplatforms = ["linux/arm64"]\n', state=str(state)) as made:
+        made.start()
+        roots = ("--rootfs", rootfs(REAL), "--native-root", rootfs("debian-13-engines"))
+        added = made.maid("accel", "add", *roots)
+        assert added.returncode == 0, added.stderr
+        yield made, state / "store"
+
+
+def proof(daemon: Daemon) -> tuple[int, str]:
+    ran = daemon.maid(
+        *("accel", "verify", "--require", "--rootfs", rootfs(REAL), "--", "sh", "-c", SCRIPT)
+    )
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+def test_native_tools_are_proven(real: tuple[Daemon, Path]) -> None:
+    status, text = proof(real[0])
+    assert status == 0, text
+    assert "identical" in text and "1 gzip" in text and "1 sha256sum" in text
+
+
+@pytest.mark.parametrize(
+    "tool, instead, path",
+    [("gzip", "cat", "/srv/b.gz: content"), ("cp", "true", "/srv/etc: type")],
+)
+def test_a_native_tool_that_is_wrong_is_found(
+    real: tuple[Daemon, Path], tool: str, instead: str, path: str
+) -> None:
+    daemon, store = real
+    with daemon.client() as client:
+        sets = client.call("io.maid.Store.Status")["store"]["sets"]
+    builds = {each["tool"]: each["build_id"] for each in sets[0]["tools"]}
+    record = store / "id" / builds[tool]
+    before = record.read_bytes()
+    program = (store / "id" / builds[instead]).read_bytes().split(b"=")[-1]
+    try:
+        record.write_bytes(b"maid-native 1\0=" + program)
+        status, text = proof(daemon)
+    finally:
+        record.write_bytes(before)
+    assert status == 1 and path in text, text
+
+
+def test_a_real_profile_tells_native_programs_from_emulated_ones(
+    real: tuple[Daemon, Path], tmp_path: Path
+) -> None:
+    ran = real[0].maid(
+        *("accel", "profile", "--json", "--rootfs", rootfs(REAL), "--overlay", tmp_path / "o"),
+        *(
+            "--",
+            "sh",
+            "-c",
+            f"{SCRIPT}; i=0; while [ $i -lt 50 ]; do cat a | wc -l; i=$((i+1)); done",
+        ),
+    )
+    found = json.loads(ran.stdout)
+    programs = {(p["name"], p["kind"]): p for p in found["programs"]}
+    assert programs["/usr/bin/gzip", "native"]["starts"] == 1
+    assert programs["/usr/bin/cat", "native"]["starts"] == 50
+    assert ("/usr/bin/seq", "emulated") in programs
+    # What the front counted and what the tracer saw are the same.
+    assert found["totals"]["native"]["starts"] == sum(found["result"]["native"].values())
+    assert found["totals"]["emulated"]["starts"] == found["result"]["emulated"]

@@ -11,6 +11,7 @@ import pytest
 from maid.config import Accelerate
 from maid.errors import MaidError, StepRefused
 from maid.steps import accelerate, rootfs
+from maid.steps.accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ def store_for(
     told: list[str] = []
     root = os.open(tmp_path, os.O_PATH)
     try:
-        made = accelerate.native_store(store, wish, root, front, trusted, told.append)
+        made = accelerate.native_store(
+            store, wish, root, front=front, trusted=trusted, tell=told.append
+        )
         return asyncio.run(made), told
     finally:
         os.close(root)
@@ -59,7 +62,7 @@ def store_for(
 
 def test_a_step_gets_the_store(tmp_path: Path) -> None:
     store = Store()
-    assert store_for(store, tmp_path) == (7, [])
+    assert store_for(store, tmp_path) == (7, [""])
     assert store.asked == [(True, False, True)]
 
 
@@ -103,7 +106,7 @@ def test_what_is_required_is_an_error_where_it_cannot_be(
 
 def test_required_and_there(tmp_path: Path) -> None:
     store = Store()
-    assert store_for(store, tmp_path, Accelerate.REQUIRE) == (7, [])
+    assert store_for(store, tmp_path, Accelerate.REQUIRE) == (7, [""])
     assert store.asked == [(True, True, True)]
 
 
@@ -115,4 +118,44 @@ def test_a_members_file_system_that_may_never_answer_is_not_looked_at(
     directory, told = store_for(store, tmp_path, trusted=False)
     assert directory == 7 and "may not answer" in told[0]
     assert store.asked == []
-    assert store_for(store, tmp_path)[1] == []
+    assert store_for(store, tmp_path)[1] == [""]
+
+
+def test_a_reason_is_an_event_once_and_gone_when_it_does_not_hold_any_more(tmp_path: Path) -> None:
+    events: list[tuple[str, str, str]] = []
+    store = Store(Seen(False, "being fetched"))
+    made = Accelerator(store, lambda *event: events.append(event))
+    roots = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        roots.append(os.open(tmp_path / name, os.O_PATH))
+
+    def directory(root: int) -> int:
+        return asyncio.run(
+            made.directory("linux/arm64", Accelerate.AUTO, root, front=True, trusted=True)
+        )
+
+    for root in (*roots, *roots):
+        assert directory(root) == 7
+    told = "no native tools for a root file system: being fetched"
+    assert events == [("emulated", "linux/arm64", told)]
+    store.answer = Seen(True)
+    directory(roots[0])
+    assert made.reasons() == [told]
+    directory(roots[1])
+    assert made.reasons() == []
+    for root in roots:
+        os.close(root)
+
+
+def test_only_so_many_root_file_systems_are_remembered(tmp_path: Path) -> None:
+    store = Store()
+    made = Accelerator(store, lambda *_: None)
+    for number in range(accelerate.REMEMBERED + 5):
+        (tmp_path / str(number)).mkdir()
+        root = os.open(tmp_path / str(number), os.O_PATH)
+        store.answer = Seen(False, str(number))
+        asyncio.run(made.directory("p", Accelerate.AUTO, root, front=True, trusted=True))
+        os.close(root)
+    assert len(made.reasons()) == accelerate.REMEMBERED
+    assert made.reasons()[-1].endswith(f": {accelerate.REMEMBERED + 4}")

@@ -13,7 +13,7 @@ from maid.acceleration import profile
 from maid.acceleration.profile import Kind, Usage
 from maid.cli import render
 from maid.cli.common import show_json
-from maid.cli.run import Request, submit
+from maid.cli.run import Request, standard_stream, submit
 
 SHOWN = 30
 """Programs that people are shown; --all and --json have the rest."""
@@ -30,7 +30,8 @@ def show(socket: str, request: Request, *, everything: bool, as_json: bool) -> i
         log.touch()
         log.chmod(0o666)
         # Standard output is the table's.
-        result = submit(socket, dataclasses.replace(request, profile=log), (0, 2, 2))
+        streams = standard_stream(0), standard_stream(2), standard_stream(2)
+        result = submit(socket, dataclasses.replace(request, profile=log), streams)
         with open(log, "rb") as file:
             programs = profile.parse(file.read(LIMIT))
     if as_json:

@@ -52,7 +52,7 @@ def run_step(socket: str, request: Request, as_json: bool) -> int:
     try:
         # A step's output goes where ours would; a document on standard output must stand there
         # alone.
-        streams = _stream(0), _stream(2 if as_json else 1), _stream(2)
+        streams = standard_stream(0), standard_stream(2 if as_json else 1), standard_stream(2)
         result = submit(socket, request, streams)
     except MaidError as failure:
         render.error(failure)
@@ -168,7 +168,7 @@ def _take_up(socket: str, identifier: str) -> dict[str, Any]:
         time.sleep(0.05)
 
 
-def _stream(number: int) -> int:
+def standard_stream(number: int) -> int:
     """The standard stream `number`, or /dev/null where it is closed."""
     try:
         os.fstat(number)

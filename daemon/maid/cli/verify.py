@@ -11,13 +11,15 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from maid.acceleration import verify
 from maid.acceleration.verify import Difference, Tree
@@ -157,13 +159,28 @@ def _directory(keep: Path | None) -> Iterator[Path]:
         yield keep.absolute()
         return
     made = Path(tempfile.mkdtemp(prefix="maid-verify-", dir=_place()))
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         yield made
     finally:
+        signal.signal(signal.SIGTERM, before)
+        _remove(made)
+
+
+def _terminated(number: int, _: object) -> NoReturn:
+    """Clean up as at any other end."""
+    raise SystemExit(128 + number)
+
+
+def _remove(made: Path) -> None:
+    """Remove the runs' trees. A step that was interrupted needs a moment to end."""
+    for _ in range(20):
         _open_up(made)
         shutil.rmtree(made, ignore_errors=True)
-        if made.exists():
-            print(f"maid: {made} could not be removed: files in it are not yours", file=sys.stderr)
+        if not made.exists():
+            return
+        time.sleep(0.1)
+    print(f"maid: {made} could not be removed: are files in it not yours?", file=sys.stderr)
 
 
 def _open_up(directory: Path) -> None:

@@ -181,13 +181,13 @@ class Core:
             steps_waiting=self.runner.waiting(),
             memory=_resident(),
             events=newest[-1].sequence if newest else 0,
-            store=store_status.summary(self.acceleration, self.runner.told),
+            store=store_status.summary(self.acceleration, self.runner.accelerator.reasons()),
             platforms=self.machine.statuses(),
         )
 
     def store(self) -> StoreContent:
         """The native store with all that is in it."""
-        return store_status.content(self.acceleration, self.runner.told)
+        return store_status.content(self.acceleration, self.runner.accelerator.reasons())
 
     def saw(self, root: int, uid: int, trusted: bool) -> None:
         """Somebody tells of a root file system, by a descriptor, which is closed in the end."""

@@ -113,10 +113,10 @@ def _steps(runner: Runner) -> Iterable[Metric]:
     native = CounterMetricFamily(
         "maid_native_programs", "Programs that ran natively in emulated steps", labels=["tool"]
     )
-    for tool, count in sorted(runner.native.items()):
+    for tool, count in sorted(runner.accelerator.native.items()):
         native.add_metric([tool], count)
     emulated = CounterMetricFamily("maid_emulated_programs", "Programs that QEMU ran in steps")
-    emulated.add_metric([], runner.emulated)
+    emulated.add_metric([], runner.accelerator.emulated)
     return running, waiting, ended, native, emulated
 
 

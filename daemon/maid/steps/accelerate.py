@@ -5,12 +5,20 @@ The store itself, and what fills it, is maid.acceleration's. This knows what a s
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from maid.config import Accelerate
 from maid.errors import MaidError, StepRefused
+from maid.steps import programs
 from maid.steps.rootfs import is_local
+from maid.steps.step import Result
+
+REMEMBERED = 20
+"""Root file systems of which it is remembered why they were not accelerated."""
 
 
 class SeenRootfs(Protocol):
@@ -37,10 +45,67 @@ class NativeStore(Protocol):
         """The names of the tools with these build-ids."""
 
 
+class Accelerator:
+    """Accelerates the steps of a runner, and counts what came of it. `emit` is told: kind, target,
+    sentence.
+
+    `native` counts program starts by tool, of all steps that have ended, `emulated` those under
+    QEMU in accelerated steps.
+    """
+
+    def __init__(self, store: NativeStore | None, emit: Callable[[str, str, str], None]) -> None:
+        self.native: Counter[str] = Counter()
+        self.emulated = 0
+        self._store = store
+        self._emit = emit
+        self._lacking: dict[tuple[int, int], str] = {}
+
+    def reasons(self) -> list[str]:
+        """Why root file systems that steps ran in were not accelerated, the newest last."""
+        return list(dict.fromkeys(self._lacking.values()))
+
+    async def directory(
+        self, platform: str, wish: Accelerate, rootfs: int, *, front: bool, trusted: bool
+    ) -> int:
+        """As native_store, with what there is to know kept, and told once as an event."""
+        found = os.fstat(rootfs)
+        root = found.st_dev, found.st_ino
+
+        def tell(reason: str) -> None:
+            known = reason in self._lacking.values()
+            self._lacking.pop(root, None)
+            if not reason:
+                return
+            self._lacking[root] = reason
+            if len(self._lacking) > REMEMBERED:
+                del self._lacking[next(iter(self._lacking))]
+            if not known:
+                self._emit("emulated", platform, reason)
+
+        return await native_store(
+            self._store, wish, rootfs, front=front, trusted=trusted, tell=tell
+        )
+
+    def counted(self, identifier: str, platform: str, text: str, result: Result) -> Result:
+        """The result of a step with its programs, from the `text` of programs.txt."""
+        if not text:
+            return result
+        counted = programs.parse(text)
+        names = self._store.tools_of(counted.native) if self._store else {}
+        native = programs.by_tool(counted, names)
+        if native:
+            told = programs.sentence(native, counted)
+            self._emit("accelerated", platform, f"{identifier}: {told}")
+        self.native.update(native)
+        self.emulated += counted.emulated
+        return replace(result, native=native, emulated=counted.emulated)
+
+
 async def native_store(
     store: NativeStore | None,
     wish: Accelerate,
     rootfs: int,
+    *,
     front: bool,
     trusted: bool,
     tell: Callable[[str], None],
@@ -49,8 +114,8 @@ async def native_store(
 
     `front`: maid's copy of the interpreter serves the platform; without it nothing would look into
     the store. `trusted`: the caller is root, and the archives that the root file system names may
-    be asked. `tell` is called with what there is to know. Raises StepRefused where the step must
-    be accelerated and cannot be.
+    be asked. `tell` is called with the reason why nothing will run natively, or "" where something
+    may. Raises StepRefused where the step must be accelerated and cannot be.
     """
     if wish is Accelerate.OFF:
         return -1
@@ -70,6 +135,7 @@ async def native_store(
                 " QEMU, which alone can",
                 'maid status shows what serves it; prefer = "own" under [emulation] changes that',
             )
+        tell("a platform is not served by maid's copy of QEMU, which alone runs programs natively")
         return -1
     reason = await _reason(store, rootfs, required, trusted)
     if reason and required:
@@ -78,8 +144,7 @@ async def native_store(
             f" {reason}",
             "maid accel add fills the store; without --require-acceleration QEMU runs it all",
         )
-    if reason:
-        tell(f"no native tools for a root file system: {reason}")
+    tell(f"no native tools for a root file system: {reason}" if reason else "")
     # Also where nothing fits: the store may grow while the step runs.
     return root
 

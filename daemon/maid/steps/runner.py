@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,15 +23,14 @@ import msgspec
 from maid.config import Network
 from maid.emulation.machine import Machine
 from maid.errors import AccessDenied, MaidError
-from maid.steps import accelerate, cgroups, launch, programs, record, rootfs, serve
-from maid.steps.accelerate import NativeStore
+from maid.steps import cgroups, launch, programs, record, rootfs, serve
+from maid.steps.accelerate import Accelerator, NativeStore
 from maid.steps.launch import Caller, Descriptors
 from maid.steps.network import Networks
 from maid.steps.places import Places
 from maid.steps.record import Meta
 from maid.steps.rootfs import Look
 from maid.steps.runtime import Runtime, RuntimeUnavailable, quietly
-from maid.steps.serve import Served
 from maid.steps.step import DEFAULT_PATH, Outcome, Result, Step, new_id
 
 log = logging.getLogger(__name__)
@@ -45,9 +44,6 @@ REMEMBERED = 60.0
 PATIENCE, PAUSE = 100, 0.02
 """How often, and seconds between, to try again to remove what a process that was killed still uses:
 its end takes a moment."""
-
-TOLD = 20
-"""Reasons why steps are not accelerated that are remembered: each is told once."""
 
 STUBBORN = 5.0
 """Seconds after which a supervisor that was told to end its step is killed: it hangs before the
@@ -81,9 +77,7 @@ class Active:
 
 class Runner:
     """Starts, watches, cancels and takes up steps. `emit` is told of ends: kind, target, sentence;
-    `store` is where native tools come from. `native` counts program starts by tool, of all steps
-    that have ended, and `emulated` those under QEMU where the front told of them; `told` are the
-    reasons why steps were not accelerated, the newest last."""
+    `store` is where native tools come from."""
 
     def __init__(
         self, machine: Machine, store: NativeStore | None, emit: Callable[[str, str, str], None]
@@ -92,11 +86,8 @@ class Runner:
         self.runtime_problem = "not tried yet"
         self.steps: dict[str, Active] = {}
         self.outcomes: dict[str, int] = defaultdict(int)
-        self.native: Counter[str] = Counter()
-        self.emulated = 0
-        self.told: deque[str] = deque(maxlen=TOLD)
+        self.accelerator = Accelerator(store, emit)
         self._machine = machine
-        self._store = store
         self._emit = emit
         self._networks = Networks()
         self._places = Places()
@@ -143,7 +134,14 @@ class Runner:
         pinned = table.pinned if table else None
         launch.check_ids(step, pinned.mapping if pinned else None)
         if served.via == "emulated":
-            given = await self._with_store(step, caller, given, served)
+            store = await self.accelerator.directory(
+                str(step.platform),
+                step.accelerate,
+                given.rootfs,
+                front=served.front,
+                trusted=caller.mapping is None,
+            )
+            given = replace(given, store=store)
         identifier = new_id()
         directory = f"{self._directory}/{identifier}"
         plan = cgroups.plan(identifier, step.memory, step.cpus)
@@ -180,26 +178,6 @@ class Runner:
             if network >= 0:
                 os.close(network)
         return self._watch(meta, directory, pid, child=True)
-
-    async def _with_store(
-        self, step: Step, caller: Caller, given: Descriptors, served: Served
-    ) -> Descriptors:
-        """What the caller handed over, with the native store where the step is accelerated."""
-
-        def tell(reason: str) -> None:
-            if reason not in self.told:
-                self.told.append(reason)
-                self._emit("emulated", str(step.platform), reason)
-
-        store = await accelerate.native_store(
-            self._store,
-            step.accelerate,
-            given.rootfs,
-            served.front,
-            caller.mapping is None,
-            tell,
-        )
-        return replace(given, store=store)
 
     async def _network(self, user: int) -> int:
         try:
@@ -238,7 +216,12 @@ class Runner:
         self._finish(active)
 
     def _finish(self, active: Active) -> None:
-        result = self._counted(active, record.result(active.directory, active.meta))
+        result = self.accelerator.counted(
+            active.meta.id,
+            active.meta.platform,
+            record.read_text(f"{active.directory}/{programs.FILE}"),
+            record.result(active.directory, active.meta),
+        )
         if result.outcome is Outcome.lost:
             record.kill_container(active.directory)
         active.finished.set_result(result)
@@ -249,24 +232,6 @@ class Runner:
         task = asyncio.get_running_loop().create_task(self._clean(active))
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
-
-    def _counted(self, active: Active, result: Result) -> Result:
-        """The result with the step's programs, where the front told of them."""
-        text = record.read_text(f"{active.directory}/{programs.FILE}")
-        if not text:
-            return result
-        counted = programs.parse(text)
-        names = self._store.tools_of(counted.native) if self._store else {}
-        native = programs.by_tool(counted, names)
-        if native:
-            self._emit(
-                "accelerated",
-                active.meta.platform,
-                f"{active.meta.id}: {programs.sentence(native, counted)}",
-            )
-        self.native.update(native)
-        self.emulated += counted.emulated
-        return replace(result, native=native, emulated=counted.emulated)
 
     async def _clean(self, active: Active) -> None:
         """Remove what a step leaves behind, its result not before somebody has taken it: a daemon
