@@ -111,6 +111,42 @@ def test_threads_are_their_processs(tmp_path: Path) -> None:
     assert usage.cpu > 0.2
 
 
+def test_a_thread_that_executes_is_its_process_from_then_on(tmp_path: Path) -> None:
+    """The kernel gives it the number of the process, and ends all other threads (execve(2))."""
+    code = (
+        "import threading, os, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "threading.Thread(target=os.execv, args=('/bin/sh', ['sh', '-c', '/bin/cat /dev/null']))"
+        ".start()\ntime.sleep(60)"
+    )
+    done, programs = profiled(tmp_path, *python(code))
+    assert done.returncode == 0
+    assert programs["cat"].starts == 1
+    assert sum(usage.unfinished for usage in programs.values()) == 0
+
+
+def test_a_main_thread_that_ends_first_leaves_the_process(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, hashlib, threading\n"
+        "def work():\n for _ in range(300): hashlib.sha256(b'x' * (1 << 20))\n"
+        "threading.Thread(target=work).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _, programs = profiled(tmp_path, *python(code))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    whole = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    (usage,) = programs.values()
+    assert 0.8 * whole < usage.cpu <= whole and usage.unfinished == 0
+
+
+def test_an_executed_program_that_was_forked_without_a_copy(tmp_path: Path) -> None:
+    """posix_spawn(3) uses vfork."""
+    code = "import subprocess\nfor _ in range(20): subprocess.run(['/bin/cat', '/dev/null'])"
+    _, programs = profiled(tmp_path, *python(code))
+    assert programs["cat"].starts == 20
+
+
 def test_thousands_of_processes(tmp_path: Path) -> None:
     script = "i=0; while [ $i -lt 3000 ]; do (:) ; i=$((i+1)); done; /bin/true"
     done, programs = profiled(tmp_path, "/bin/sh", "-c", script)
