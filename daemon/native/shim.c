@@ -42,7 +42,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define EXPORT __attribute__((visibility("default")))
+#include "shim.h"
 
 static const char MAGIC[16] = "maid\177shim\1771";
 static const char STORE[] = "/dev/.maid/id/";
@@ -66,7 +66,7 @@ static struct {
 	char text[MAX_TEXT];
 } first;
 
-static const char *setting(const char *key)
+const char *setting(const char *key)
 {
 	size_t length = strlen(key);
 
@@ -294,6 +294,7 @@ __attribute__((constructor)) static void begin(int argc, char **argv, char **env
 
 	(void)argc;
 	find_settings();
+	prepare_division();
 	modules = setting("modules");
 	if (!modules)
 		return;

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from maid.acceleration import records
-from maid.acceleration.basics import USERS
+from maid.acceleration.basics import LOCALE, USERS
 from maid.acceleration.model import Need, Tool
 from maid.acceleration.respell import respelled
+from maid.acceleration.shells import HOSTS
 
 # Debian's name of the architecture, by itself and in `--version`.
 _ARCHITECTURE = (("\0amd64\0", "\0{arch}\0"), ("(amd64)", "({arch})"))
-
-# Names of hosts come from files and from DNS, which glibc does by itself; any other source is a
-# module, and a foreign one cannot be loaded into a native program (nsswitch.conf(5)).
-_HOSTS = tuple(
-    records.exists(f"/usr/lib/{{gnu}}/libnss_{module}.so.2")
-    for module in (
-        "mdns4_minimal",
-        "mdns4",
-        "mdns",
-        "myhostname",
-        "mymachines",
-        "resolve",
-        "libvirt",
-    )
-)
 
 _DPKG = "its database and the packages are text and archives; its architecture is put right"
 _BYTES = "it moves bytes between a server or a file and the disk, and computes digests of them"
@@ -43,7 +28,7 @@ TOOLS = (
             "dpkg",
             f"/usr/bin/{name}",
             _DPKG,
-            rules=(records.UTF8_LOCALE, *USERS),
+            rules=(*LOCALE, *USERS),
             needs=Need.ALL,
             patches=(respelled(f"/usr/bin/{name}", _ARCHITECTURE),),
         )
@@ -63,7 +48,7 @@ TOOLS = (
             "apt",
             f"/usr/lib/apt/methods/{name}",
             _BYTES,
-            rules=(records.UTF8_LOCALE, *USERS, *_HOSTS),
+            rules=(*LOCALE, *USERS, *HOSTS),
             needs=Need.ALL,
             decisive=_APT,
             libraries=_APT_LIBRARIES,
@@ -88,21 +73,21 @@ TOOLS = (
             "apt",
             f"/usr/bin/{name}",
             _APT_ITSELF,
-            rules=(records.UTF8_LOCALE, *USERS, *_HOSTS),
+            rules=(*LOCALE, *USERS, *HOSTS),
             needs=Need.ALL,
             decisive=_APT,
             libraries=_APT_LIBRARIES,
         )
         for name in ("apt-get", "apt-cache", "apt-config", "apt-mark", "apt", "apt-cdrom")
     ),
-    Tool("sqv", "sqv", "/usr/bin/sqv", _SIGNATURES, rules=(records.UTF8_LOCALE,)),
-    Tool("gpgv", "gpgv", "/usr/bin/gpgv", _SIGNATURES, rules=(records.UTF8_LOCALE, *USERS)),
+    Tool("sqv", "sqv", "/usr/bin/sqv", _SIGNATURES, rules=LOCALE),
+    Tool("gpgv", "gpgv", "/usr/bin/gpgv", _SIGNATURES, rules=(*LOCALE, *USERS)),
     Tool(
         "file",
         "file",
         "/usr/bin/file",
         "it compares bytes with the root file system's own table, in integers of fixed size",
-        rules=(records.UTF8_LOCALE,),
+        rules=LOCALE,
         needs=Need.WIDTH | Need.ORDER,
         decisive=("/usr/lib/{gnu}/libmagic.so.1",),
     ),

@@ -25,8 +25,7 @@ from maid.acceleration import records
 from maid.acceleration.model import Need, Place, Tool
 from maid.acceleration.relocate import RelocationError
 from maid.acceleration.respell import respelled
-
-SHIM = "libmaid-shim.so"
+from maid.acceleration.shells import SHIM
 
 # Little-endian with 64 bits, the numbers of signals and errors of most machines, and a long double
 # of 128 bits: nothing else has been compared.

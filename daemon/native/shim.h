@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* shim.h - what the parts of libmaid-shim.so share */
+#ifndef SHIM_H
+#define SHIM_H
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* The program's setting KEY, a string, or NULL where it has none. */
+const char *setting(const char *key);
+
+/* With the setting "division": lets INT64_MIN / -1 be what it is on most machines. */
+void prepare_division(void);
+
+#endif
