@@ -46,6 +46,7 @@ _OTHERS = (
     ("liblocale-gettext-perl", "Locale"),
     ("libtext-charwidth-perl", "Text"),
     ("libtext-iconv-perl", "Text"),
+    ("libxml-libxml-perl", "XML"),
     ("libxml-parser-perl", "XML"),
 )
 """Those that a build's tools bring along, with the directory below perl5/<version>/auto."""
