@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from serving import Serving, closed, flood, unharmed, warm_up
 
 MANAGER, EMULATION, STEPS = "io.maid.Manager", "io.maid.Emulation", "io.maid.Steps"
+STORE = "io.maid.Store"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,10 @@ def leave_as_it_was(daemon: Serving) -> Iterator[None]:
 
 METHODS = [
     f"{MANAGER}.{name}" for name in ("Status", "Events", "Metrics", "Diagnosis", "_core", "errors")
-] + [f"{EMULATION}.List", f"{EMULATION}.Ensure", f"{STEPS}.Run", f"{STEPS}.Wait", f"{STEPS}.Cancel"]
+]
+METHODS += [f"{EMULATION}.List", f"{EMULATION}.Ensure"]
+METHODS += [f"{STEPS}.Run", f"{STEPS}.Wait", f"{STEPS}.Cancel"]
+METHODS += [f"{STORE}.Status", f"{STORE}.Seen", f"{STORE}.Add"]  # what removes is for real stores
 
 VALUES = st.recursive(
     st.none()
@@ -63,6 +67,13 @@ NAMES = st.sampled_from(
         "binds",
         "memory",
         "cpus",
+        "accelerate",
+        "require_acceleration",
+        "profile",
+        "release",
+        "architectures",
+        "keys",
+        "native_root",
     ]
 )
 CALLS = st.fixed_dictionaries(
