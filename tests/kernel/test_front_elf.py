@@ -128,11 +128,18 @@ DAMAGED = {
     "notes behind the end": altered(offset0=1 << 40),
     "notes without size": altered(filesz0=0),
     "notes cut in the header": altered(filesz0=11),
+    "notes cut in the owner": altered(filesz0=14),
     "notes cut in the build-id": altered(filesz0=35),
     "notes of negative size": altered(filesz0=HUGE),
     "an empty build-id": noted(note(b"")),
     "a build-id of 65 bytes": noted(note(bytes(65))),
+    "notes after the segment's, which ends in its padding": Elf(
+        segments=[(NOTE, note(bytes(5), 9) + note(ID), 4)], fields={"filesz0": 21}
+    ),
     "another owner": noted(note(ID, name=b"GNX\0")),
+    "another first letter": noted(note(ID, name=b"XNU\0")),
+    "another second letter": noted(note(ID, name=b"GXU\0")),
+    "an owner without end": noted(note(ID, name=b"GNUX")),
     "a longer owner": noted(note(ID, name=b"GNU\0\0")),
     "a shorter owner": noted(note(ID, name=b"GNU")),
     "another type": noted(note(ID, 4)),
