@@ -7,9 +7,11 @@ hook and shim stand where scripts/install puts them. Used by tests/engines and s
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
+import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +39,13 @@ def rootfs(name: str) -> Path:
         [CHECKOUT / "scripts" / "rootfs", name], stdout=subprocess.PIPE, check=True, timeout=900
     )
     return Path(done.stdout.decode().strip())
+
+
+Contents = dict[str, tuple[object, ...]]
+"""What an image holds, by path: kind, mode, owner, group, link, digest of the content."""
+
+DOCKERS_OWN = (".dockerenv", "dev/console", "dev/pts", "dev/shm", "etc/mtab")
+"""What Docker adds to every container that it exports."""
 
 
 class EngineError(AssertionError):
@@ -133,6 +142,28 @@ class Room:
             mounted = self.run("buildah", "mount", made)
             self.run("tar", "--numeric-owner", "-C", mounted, "-cf", tar, ".")
             self.run("buildah", "rm", made)
+
+    def contents(self, engine: str, tag: str) -> Contents:
+        """Everything in the image; times are each build's own."""
+        tar = self.directory / "export.tar"
+        self.export(engine, tag, tar)
+        found: Contents = {}
+        links: dict[str, str] = {}
+        with tarfile.open(self.outside(tar)) as archive:
+            for member in archive:
+                name = member.name.removeprefix("./")
+                if member.islnk():  # which of its names comes first is chance
+                    links[name] = member.linkname.removeprefix("./")
+                    continue
+                file = archive.extractfile(member) if member.isreg() else None
+                digest = hashlib.file_digest(file, "sha256").hexdigest() if file else ""
+                about = (member.type, member.mode, member.uid, member.gid, member.linkname, digest)
+                found[name] = about
+        self.outside(tar).unlink()
+        found |= {name: found[target] for name, target in links.items()}
+        for name in (*DOCKERS_OWN, "", "."):
+            found.pop(name, None)
+        return found
 
     @contextlib.contextmanager
     def docker(self, *, shim: bool = True, host_network: bool = False) -> Iterator[None]:

@@ -7,12 +7,10 @@ time of day) says nothing about the accelerated ones.
 """
 
 import argparse
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import debian
 import jobs
 from common import cache, daemon, heading, median, row
-from engines import Room, engine_room, rootfs
+from engines import Contents, Room, engine_room, rootfs
 from sides import ACCELERATED, Side, fill
 
 ENGINES = ("buildah", "podman", "docker")
@@ -41,9 +39,6 @@ RUN cd /work/lua && make -C src linux MYCFLAGS=-g && cp src/lua /usr/local/bin/
 RUN cd /work/zlib && ./configure --prefix=/usr/local && make libz.a && cp libz.a /usr/local/lib/
 RUN cd /work && xz -6 -T1 -k small.tar && tar --mtime=@0 -cf - -C /usr/share . | zstd -q -9 -o s.zst
 """
-
-Tree = dict[str, tuple[object, ...]]
-"""What an image holds, by path: kind, mode, owner, link, digest of the content."""
 
 
 @contextmanager
@@ -71,23 +66,7 @@ def room_with_base(side: str, place: Path, tree: Path, address: str) -> Iterator
             yield room
 
 
-def contents(room: Room, engine: str, tag: str) -> Tree:
-    """Everything in the image but what Docker adds to every container it exports."""
-    tar, found = PLACE / "export.tar", {}
-    room.export(engine, tag, tar)
-    with tarfile.open(room.outside(tar)) as archive:
-        for member in archive:
-            file = archive.extractfile(member) if member.isreg() else None
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if file else ""
-            about = (member.type, member.mode, member.uid, member.gid, member.linkname, digest)
-            found[member.name.strip("./")] = about
-    room.outside(tar).unlink()
-    for name in (".dockerenv", "dev/console", "dev/pts", "dev/shm", "etc/mtab"):
-        found.pop(name, None)
-    return found
-
-
-def differing(one: Tree, other: Tree) -> set[str]:
+def differing(one: Contents, other: Contents) -> set[str]:
     """The paths at which two images differ."""
     return {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
 
@@ -104,7 +83,7 @@ def main() -> None:
     with daemon('[acceleration]\nfill = "wait"\n', state=cache() / "bench/state") as filling:
         fill(Side(ACCELERATED, filling.socket, "arm64", tree, ("--require-acceleration",)))
     walls: dict[tuple[str, str], list[float]] = {}
-    images: dict[tuple[str, str], Tree] = {}
+    images: dict[tuple[str, str], Contents] = {}
     with tempfile.TemporaryDirectory(prefix="engines-", dir=cache() / "bench") as temporary:
         place = Path(temporary)
         (place / "material").mkdir()
@@ -121,14 +100,14 @@ def main() -> None:
                         taken = time.perf_counter() - begun
                         walls.setdefault((engine, side), []).append(taken)
                         row(f"{engine}, {side}", f"{taken:.1f} s")
-                        images[engine, side] = contents(room, engine, "localhost/built")
+                        images[engine, side] = room.contents(engine, "localhost/built")
     show(engines, walls, images)
 
 
 def show(
     engines: tuple[str, ...],
     walls: dict[tuple[str, str], list[float]],
-    images: dict[tuple[str, str], Tree],
+    images: dict[tuple[str, str], Contents],
 ) -> None:
     """A line for each engine: both medians, the ratio, and how the images compare."""
     varying: set[str] = set()
