@@ -251,7 +251,7 @@ def engine_room(
 
 def _remove_groups() -> None:
     """Remove what the engines leave among the machine's control groups: what is in use stays."""
-    for group in ("docker/buildkit", "docker", "buildah-*", "libpod_parent"):
+    for group in ("docker/buildkit", "docker", "buildah-*", "libpod_parent/*", "libpod_parent"):
         for found in [*GROUPS.glob(group), *GROUPS.glob(f"*/{group}")]:
             with contextlib.suppress(OSError):
                 found.rmdir()
