@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from engines import STORE, Contents, EngineError, Room, engine_room, rootfs
 
-from maid import elf
+from maid import elf, native
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the rooms")
 
@@ -281,3 +281,42 @@ def test_chroots_that_bind_the_whole_dev_are_accelerated(hall: Hall) -> None:
     assert not [
         name for name in hall.room.contents("buildah", "localhost/chroot") if ".maid" in name
     ]
+
+
+def test_docker_run_with_the_shim_as_a_runtime_is_accelerated(hall: Hall) -> None:
+    """daemon.json as docs/engines.md has it; with --init the first program is the machine's own."""
+    settings = hall.room.outside("/etc/docker/daemon.json")
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text('{"runtimes": {"maid": {"path": "/usr/bin/maid-runtime"}}}')
+    options = ("--rm", "--network=none", "--cgroupns=host", "--platform=linux/arm64")
+    run = ("docker", "run", *options)
+    command = ("localhost/run", "sh", "-c", PROBE)
+    try:
+        with hall.room.docker():
+            hall.room.build("docker", hall.context(CONTAINERFILE), "localhost/run")
+            assert hall.room.run(*run, "--runtime=maid", *command) == "NATIVE"
+            assert hall.room.run(*run, "--runtime=maid", "--init", *command) == "NATIVE"
+            off = ("--runtime=maid", "--env=MAID_ACCELERATE=no")
+            assert hall.room.run(*run, *off, *command) == "EMULATED"
+            assert hall.room.run(*run, *command) == "EMULATED"
+    finally:
+        settings.unlink()
+
+
+def test_the_machine_s_own_buildah_takes_the_first_runtime_that_is_there(tmp_path: Path) -> None:
+    """Debian 12's 1.28 where this runs on that: a list whose first path is a link to the shim, and
+    one whose first path is gone, as after the removal of maid."""
+    if shutil.which("buildah") is None or shutil.which("crun") is None:
+        pytest.skip("there is no buildah, or no crun")
+    fill(tmp_path / "state/store", tmp_path)
+    (tmp_path / "crun").symlink_to(native.path("maid-runtime"))
+    (tmp_path / "room").mkdir()
+    with engine_room(tmp_path / "room", "aarch64", state=tmp_path / "state") as room:
+        settings = tmp_path / "room/containers.conf"
+        text = settings.read_text()
+        container = room.run("buildah", "from", "--arch", "arm64", "scratch")
+        room.run("buildah", "copy", container, rootfs("busybox-arm64"), "/")
+        run = ("buildah", "run", "--isolation=oci", "--runtime=crun", container, "sh", "-c", PROBE)
+        for first, expected in ((tmp_path / "crun", "NATIVE"), (tmp_path / "gone", "EMULATED")):
+            settings.write_text(f'{text}[engine.runtimes]\ncrun = ["{first}", "/usr/bin/crun"]\n')
+            assert room.run(*run, env={"MAID_STORE": f"{tmp_path}/state/store"}) == expected
