@@ -57,8 +57,9 @@ class TargetSettings(Struct, frozen=True, kw_only=True):
         str | None,
         Meta(
             description="The CPU model to emulate, as QEMU's option -cpu takes it; \"\" is QEMU's"
-            " own default. Unset: maid's choice, which is neoverse-n1 for aarch64, without the"
-            " pointer authentication that is slow to emulate, and QEMU's for the others.",
+            " own default. Unset: maid's choice, which is neoverse-n1 for aarch64 (ARMv8.2, without"
+            " the pointer authentication that is slow to emulate; where QEMU lacks it,"
+            " max,pauth=off), and QEMU's default for the others, of which none was faster.",
             examples=["max,pauth-impdef=on"],
         ),
     ] = None

@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 
 from maid import elf
+from maid.emulation.cpus import CHOICES, NOT_MEASURED
 from maid.emulation.targets import (
     PROBE_OUTPUT,
     TARGETS,
@@ -155,7 +156,20 @@ def test_credentials_are_for_targets_with_a_platform(target: Target) -> None:
 
 
 def test_arm64_runs_with_a_model_without_pointer_authentication() -> None:
-    assert {target.name: target.cpu for target in ALL if target.cpu} == {"aarch64": "neoverse-n1"}
+    chosen = {target.name: target.cpu.models for target in ALL if target.cpu.models}
+    assert chosen == {"aarch64": ("neoverse-n1", "max,pauth=off")}
+
+
+def test_every_choice_of_a_model_has_a_target_and_a_reason() -> None:
+    assert set(CHOICES) <= set(TARGETS)
+    for target in ALL:
+        assert target.cpu.reason
+        assert (target.cpu is NOT_MEASURED) == (target.name not in CHOICES)
+
+
+def test_only_platforms_without_a_current_distribution_are_not_measured() -> None:
+    left = {target.name for target in ALL if target.platforms} - set(CHOICES)
+    assert left == {"mips", "mipsel", "mips64", "ppc64"}
 
 
 @pytest.mark.parametrize(

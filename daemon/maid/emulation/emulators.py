@@ -152,29 +152,33 @@ def _choose(
         best,
         rating,
     )
-    model = cpu if cpu is not None else target.cpu if settings.cpu is None else settings.cpu
+    wanted = cpu if cpu is not None else settings.cpu
+    models = target.cpu.models if wanted is None else (wanted,) if wanted else ()
     notes: list[str] = [rating.reason] if rating.reason else []
     offers = [plain]
     if best.name == "qemu":
-        offers = [*_copies(plain, model, config.paths.state, notes), plain]
+        offers = [*_copies(plain, models, config.paths.state, notes), plain]
     return Choice(target, tuple(offers), "", tuple(notes))
 
 
-def _copies(plain: Offer, model: str, state: Path, notes: list[str]) -> list[Offer]:
-    """The copy of a QEMU with the front, if there is something for a front to do; adds to `notes`
-    what could not be had.
+def _copies(plain: Offer, models: tuple[str, ...], state: Path, notes: list[str]) -> list[Offer]:
+    """The copy of a QEMU with the front, if there is something for a front to do, with the first of
+    `models` that the QEMU knows; adds to `notes` what could not be had.
 
     Without flag P the front cannot know the caller's argv[0], and never uses a native program.
     """
     store = None
     if plain.target.platforms and "P" in plain.flags:
         store = bake.store_identity(state)
-    if model:
+    refused: dict[str, MaidError] = {}
+    for model in models:
         try:
             return [_baked(plain, model, state, store)]
         except MaidError as error:
-            notes.append(f"CPU model {model} is not used: {error}")
-            log.warning("%s: CPU model %s is not used: %s", plain.target.name, model, error)
+            refused[model] = error
+    for model, reason in refused.items():
+        notes.append(f"CPU model {model} is not used: {reason}")
+        log.warning("%s: CPU model %s is not used: %s", plain.target.name, model, reason)
     if store is not None:
         try:
             return [_baked(plain, "", state, store)]

@@ -22,7 +22,7 @@ import platform as _machine
 import sys
 from dataclasses import dataclass
 
-from maid.emulation import programs
+from maid.emulation import cpus, programs
 from maid.emulation.programs import PROBE_OUTPUT, PROBE_STATUS
 from maid.errors import MaidError
 from maid.platforms import Platform, parse
@@ -46,8 +46,8 @@ class Target:
     `name` is QEMU's name, `magic` and `mask` the kernel's (20 or 40 bytes from offset 0), `family`
     QEMU's: CPUs of one family may run on one another natively. `machine` is ELF's e_machine, `bits`
     32 or 64, `little` the byte order. `platforms` are the normalized OCI platforms it serves, empty
-    where there is none. `credentials` is the default for flags O and C, `cpu` the default for
-    QEMU's option -cpu, "" for QEMU's own default. `probe` is an ELF program that writes
+    where there is none. `credentials` is the default for flags O and C, `cpu` the choice
+    of a model for QEMU's option -cpu. `probe` is an ELF program that writes
     `probe_output` and exits with PROBE_STATUS. `note` says what is odd about the target, or is "".
     """
 
@@ -60,7 +60,7 @@ class Target:
     little: bool
     platforms: tuple[Platform, ...]
     credentials: bool
-    cpu: str
+    cpu: cpus.CpuChoice
     probe: bytes | None
     note: str
 
@@ -104,15 +104,11 @@ def _target(name: str, family: str, platforms: list[str], magic: str, mask: str)
         little=little,
         platforms=tuple(parse(text).normalized() for text in platforms),
         credentials=bool(platforms),
-        cpu=_CPU.get(name, ""),
+        cpu=cpus.CHOICES.get(name, cpus.NOT_MEASURED),
         probe=programs.probe(name, machine=machine, bits=bits, little=little),
         note=_NOTES.get(name, ""),
     )
 
-
-# QEMU's default arm64 model, max, computes pointer authentication with a cipher that is slow to
-# emulate; neoverse-n1 has none. Python on Debian 13 under QEMU 7.2: 6.8 s with max, 0.6 s so.
-_CPU = {"aarch64": "neoverse-n1"}
 
 # Measured with QEMU 7.2 and the variants of the probes in tests/kernel/test_probe_programs.py.
 _NOTES = {
