@@ -170,7 +170,8 @@ class Archive:
     def update(self, candidates: Iterable[Mirrors]) -> Mirrors:
         """Fetch the lists from the first of the mirrors that works; returns it.
 
-        Raises ArchiveError with what apt said of the last one.
+        One that lacks a pocket's list (a mirror between two states) serves with what it has: what
+        is not in a list stays emulated. Raises ArchiveError with what apt said of the last one.
         """
         if shutil.which("apt-get") is None:
             raise ArchiveError(
@@ -187,7 +188,7 @@ class Archive:
         for mirrors in candidates:
             self._configure(mirrors)
             done = self._apt("update", "--error-on=any", seconds=_UPDATE_SECONDS)
-            if done.returncode == 0:
+            if done.returncode == 0 or self._has_lists():
                 self._paragraphs.clear()
                 return mirrors
             said = _last_words(done.stderr or done.stdout)
@@ -297,6 +298,14 @@ class Archive:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ArchiveError(f"apt-get {arguments[0]} failed: {error}") from error
+
+    def _has_lists(self) -> bool:
+        """Whether apt has the release's own lists, which it has checked, for both architectures."""
+        pocket = self.distribution.pockets[0][0].format(self.codename)
+        return all(
+            any((self.directory / "lists").glob(f"*_dists_{pocket}_main_binary-{name}_Packages"))
+            for name in (self.native.debian, self.foreign.debian)
+        )
 
     def _load(self) -> None:
         """Cut the lists, some 60 MB each, into paragraphs; only those asked for are parsed."""
@@ -441,5 +450,6 @@ def file_name(package: Package) -> str:
 
 def _last_words(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # The last error only says that there were others.
     errors = [line for line in lines if line.startswith(("E:", "Err:"))]
-    return (errors or lines or ["nothing was said"])[-1][:500]
+    return errors[0][:500] if errors else (lines or ["nothing was said"])[-1][:500]
