@@ -393,7 +393,7 @@ def test_a_record_that_is_cut_short_or_goes_on_is_ignored(judge: Judge) -> None:
     ],
 )
 def test_a_record_that_is_not_right_is_ignored(judge: Judge, content: bytes) -> None:
-    assert judge(content) == ASIDE
+    assert judge(content, ("name", "argument")) == ASIDE
 
 
 def test_a_record_as_large_as_may_be_is_read(judge: Judge) -> None:
