@@ -105,11 +105,11 @@ class Daemon:
         self.log = self.directory / "log"
         self.prelude = prelude
         self.uid = uid
+        if "[acceleration]" not in config:  # no test fetches packages that does not mean to
+            config += '\n[acceleration]\nfill = "off"\n'
         paths = f'[paths]\nruntime = "{self.runtime}"\n'
         if state:
             paths += f'state = "{state}"\n'
-        if "[acceleration]" not in config:  # no test fetches packages that does not mean to
-            paths += '[acceleration]\nfill = "off"\n'
         (self.directory / "maid.toml").write_text(f"{config}\n{paths}")
         self.process: subprocess.Popen[bytes] | None = None
 
