@@ -11,13 +11,7 @@ import typer
 from maid.cli.common import Command, connect, exit_with, socket_path
 from maid.errors import UsageError
 
-accel = typer.Typer(
-    name="accel",
-    help="Native tools for emulated steps: fill the store, look at it, prove what it does.",
-    short_help="Native tools in emulated steps.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+accel = typer.Typer(name="accel", rich_markup_mode=None)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document (docs/json.md).")]
 CommandArgument = Annotated[

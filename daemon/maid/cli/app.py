@@ -17,8 +17,7 @@ import typer
 
 from maid import __version__
 from maid.cli import common, render
-from maid.cli.accel import accel
-from maid.cli.common import Command, config_path, connect, exit_with, show_json, socket_path
+from maid.cli.common import Command, Later, config_path, connect, exit_with, show_json, socket_path
 from maid.client import DEFAULT_SOCKET
 from maid.errors import MaidError
 
@@ -31,7 +30,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.add_typer(accel)
+app.add_typer(
+    typer.Typer(
+        name="accel",
+        cls=Later,
+        help="Native tools for emulated steps: fill the store, look at it, prove what it does.",
+        short_help="Native tools in emulated steps.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document (docs/json.md).")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from maid.client import DEFAULT_SOCKET, Client
 
@@ -48,6 +49,26 @@ class Command(TyperCommand):
             for option, (metavar, text) in named.items()
         ]
         super().__init__(name, params=[*(params or []), *common], **more)
+
+
+class Later(TyperGroup):
+    """A group of commands that are made when one of them is wanted: making them takes longer than
+    all that `maid status` has to do here. The commands of group NAME are maid.cli.NAME.NAME."""
+
+    def _made(self) -> TyperGroup:
+        assert self.name is not None
+        module = importlib.import_module(f"maid.cli.{self.name}")
+        made = typer.main.get_command(getattr(module, self.name))
+        assert isinstance(made, TyperGroup)
+        return made
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands."""
+        return self._made().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name."""
+        return self._made().get_command(ctx, cmd_name)
 
 
 def connect() -> Client:
