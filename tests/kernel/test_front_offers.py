@@ -1,6 +1,7 @@
 """Which targets get a copy of their interpreter with the front, and what remains without one."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from maid.binfmt.entry import Entry
 from maid.config import Config, Scope, load
 from maid.emulation import bake, emulators
 from maid.emulation.bake import StoreIdentity, store_identity
+from maid.emulation.cpus import CpuChoice
 from maid.emulation.emulators import Choice
 from maid.emulation.interpreters import IdentityCache
 from maid.emulation.targets import TARGETS, own
@@ -78,6 +80,27 @@ def test_a_model_that_qemu_does_not_know_leaves_the_native_programs(
     assert "CPU model neoverse-n0 is not used" in choice.notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("models", "used"),
+    [
+        (("neoverse-n0", "cortex-a57"), "cortex-a57"),
+        (("cortex-a57", "neoverse-n0"), "cortex-a57"),
+        (("neoverse-n0",), ""),
+    ],
+)
+def test_a_qemu_without_the_first_model_gets_the_next(
+    config: Config,
+    models: tuple[str, ...],
+    used: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changed = replace(TARGETS["aarch64"], cpu=CpuChoice(models, "for this test"))
+    monkeypatch.setitem(TARGETS, "aarch64", changed)
+    choice = choose(config, "aarch64")
+    assert shape(choice) == ([(True, used)] if used else []) + [(False, "")]
+    assert bool([note for note in choice.notes if "is not used" in note]) == (not used)
+
+
 def test_without_flag_p_a_store_is_of_no_use(
     config: Config, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,8 +124,9 @@ def test_a_copy_that_cannot_be_made_leaves_the_interpreter(
     assert choice.notes[-1] == "native programs are not used: no room"
     choice = choose(config, MODEL)
     assert shape(choice) == [(False, "")]
-    assert choice.notes[-2:] == (
+    assert choice.notes[-3:] == (
         "CPU model neoverse-n1 is not used: no room",
+        "CPU model max,pauth=off is not used: no room",
         "native programs are not used: no room",
     )
 
