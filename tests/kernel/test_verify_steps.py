@@ -90,7 +90,7 @@ def test_what_acceleration_changes_is_found(daemon: Storing, tree: Path, attribu
 def test_a_difference_is_described(daemon: Storing, tree: Path) -> None:
     ran = verify(daemon, tree, "[ -e /dev/.maid ] && echo new > /made || echo newer > /made")
     assert ran.returncode == 1
-    assert "/made: content: 4 bytes accelerated, 6 bytes, different from byte 3 on" in ran.stdout
+    assert "/made: content: accelerated 4 bytes; plain 6 bytes, different from byte 3 on" in ran.stdout
 
 
 VARYING = "cat /proc/sys/kernel/random/uuid > /made"

@@ -254,8 +254,8 @@ def _print(
         for difference in found[:SHOWN]:
             where = difference.path or "the command"
             print(
-                f"  {where}: {difference.attribute}: {difference.first} accelerated,"
-                f" {difference.second} plain"
+                f"  {where}: {difference.attribute}: accelerated {difference.first};"
+                f" plain {difference.second}"
             )
         if len(found) > SHOWN:
             print(f"  and {len(found) - SHOWN} more: --json shows all")
