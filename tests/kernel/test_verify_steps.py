@@ -213,7 +213,8 @@ def test_half_a_request_is_refused(daemon: Storing, arguments: list[str]) -> Non
 REAL = "debian-13-arm64"
 SCRIPT = (
     "cd /srv; seq 1 20000 > a; sort -r a > b; gzip -9n < b > b.gz; sha256sum a b b.gz > sums; "
-    "cp -a /etc etc; find etc -type f | sort > list; tar --sort=name --mtime=@0 -cf t.tar etc; ln a c"
+    "cp -a /etc etc; find etc -type f | sort > list; ln a c; "
+    "tar --sort=name --mtime=@0 -cf t.tar etc"
 )
 
 
