@@ -21,7 +21,7 @@ _LOCALE = records.UTF8_LOCALE
 _ALIKE = ("arm64", "riscv64")
 """Architectures whose programs were compared with the native ones."""
 
-_VERSIONS = (12, 13, 14, 15)
+_VERSIONS = (12, 13, 14, 15, 16)
 """GCC's, from Debian 12 on. Since 13 the packages with the programs are named for the triplet, and
 the compilers proper are below /usr/libexec."""
 
@@ -50,6 +50,7 @@ def _binutils(name: str, *rules: Rule) -> Tool:
         needs=Need.WIDTH | Need.ORDER,
         foreign=_ALIKE,
         libraries=_LIBRARIES,
+        proof=gcc.knows_no_path,
     )
 
 
@@ -72,7 +73,11 @@ _LINKER_RULES = (
     # Of a native linker only: where to look for what libraries need (ld(1), -rpath-link).
     records.environment("LD_RUN_PATH"),
     records.environment("LD_LIBRARY_PATH"),
-    # Other emulations than the usual one search other directories.
+    # Other emulations than the usual one search other directories, and so do some native linkers:
+    # that of riscv64 in this one, which nothing makes.
+    records.exists("/usr/lib/{gnu}64"),
+    records.argument("--sysroot"),
+    records.argument_is("--verbose"),
     records.environment("LDEMULATION"),
     records.argument_with("elf32"),
     records.argument_with("linux32"),
@@ -134,8 +139,9 @@ _PROPER_RULES = (
     records.argument("-dr"),
     # Headers by the path they were found by, which the native compiler shortens.
     records.argument("-fno-canonical-system-headers"),
-    # A header's state as it is in memory, and modules, which name the compiler they are of.
-    records.argument("--output-pch"),
+    # Modules name the compiler they are of. (So do precompiled headers, which hold the compiler's
+    # memory and never are the same twice; but a compiler that ignores another's makes other objects
+    # of it, so they must be written natively to be read natively.)
     records.argument("-fmodule"),
 )
 
@@ -192,6 +198,8 @@ def _gcc(version: int) -> Iterator[Tool]:
     below = "lib" if old else "libexec"
     proper = f"/usr/{below}/gcc/{{gnu}}/{version}"
     fixed = records.exists(f"/usr/lib/gcc/{{gnu}}/{version}/include-fixed")
+    # The compiler for the accelerator, which only the native compiler asks for (gcc-*-offload-*).
+    accelerator = records.exists(f"{proper}/accel")
 
     def tool(
         name: str,
@@ -244,7 +252,7 @@ def _gcc(version: int) -> Iterator[Tool]:
         "lto-wrapper",
         "gcc",
         f"{proper}/lto-wrapper",
-        (_LOCALE, records.argument("-foffload-objects"), records.argument("@")),
+        (_LOCALE, accelerator),
         gcc.respelled,
     )
     yield tool(
@@ -273,7 +281,7 @@ def _gcc(version: int) -> Iterator[Tool]:
         ("g++", "g++", _LINKS_LIBM),
     ):
         path = f"/usr/bin/{{gnu}}-{name}-{version}"
-        rules = (*_DRIVER_RULES, *more)
+        rules = (*_DRIVER_RULES, accelerator, *more)
         yield tool(name, package, path, rules, gcc.driver, proof=gcc.same_specs)
 
 

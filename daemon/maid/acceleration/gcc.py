@@ -212,6 +212,13 @@ def _second_argument(image: Image, first: int) -> int | None:
     return min(found)[1] if found else None
 
 
+def knows_no_path(native: bytes, foreign: bytes, place: Place) -> None:
+    """Whether neither program asks for its own path, which is another one natively (Debian's ld
+    does since binutils 2.47, for its messages). Raises RelocationError."""
+    if b"/proc/self/exe" in native or b"/proc/self/exe" in foreign:
+        raise RelocationError("it knows itself by /proc/self/exe")
+
+
 def _begins_with_hyphen(image: Image, at: int) -> bool:
     (address,) = struct.unpack_from("<I", image.data, at)
     try:
