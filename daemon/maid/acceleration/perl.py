@@ -24,7 +24,7 @@ import re
 from maid.acceleration import records
 from maid.acceleration.model import Need, Place, Tool
 from maid.acceleration.relocate import RelocationError
-from maid.acceleration.respell import respelled
+from maid.acceleration.respell import constants, respelled
 from maid.acceleration.shells import SHIM
 
 # Little-endian with 64 bits, the numbers of signals and errors of most machines, and a long double
@@ -64,6 +64,31 @@ _RULES = (
     records.exists("/usr/local/lib/{gnu}/perl"),
 )
 
+_FLOATS = {
+    "CHAR_MAX": 255,
+    "CHAR_MIN": 0,
+    "FP_ILOGB0": -2147483647,
+    "FP_ILOGBNAN": 2147483647,
+    "LDBL_DIG": 33,
+    "LDBL_MANT_DIG": 113,
+}
+_CONSTANTS = {
+    "arm64": {
+        **_FLOATS,
+        "O_DIRECT": 0o200000,
+        "O_DIRECTORY": 0o40000,
+        "O_NOFOLLOW": 0o100000,
+        "O_TMPFILE": 0o20040000,
+        "FE_UPWARD": 0x400000,
+        "FE_DOWNWARD": 0x800000,
+        "FE_TOWARDZERO": 0xC00000,
+    },
+    "riscv64": {**_FLOATS, "FE_TOWARDZERO": 1, "FE_DOWNWARD": 2, "FE_UPWARD": 3},
+}
+"""What POSIX and Fcntl show that is not the same on x86-64 (glibc's <fcntl.h>, <limits.h>,
+<fenv.h>, <math.h>, <float.h>); flags of open and directions of rounding are translated back by the
+shim."""
+
 # What @INC begins with and perl's own modules' directories are named after: 5.40.
 _VERSION = re.compile(rb"\0/usr/lib/[^/\0]+/perl5/(5\.[0-9]+)\0")
 
@@ -74,7 +99,11 @@ def _patch(data: bytes, place: Place) -> bytes:
         raise RelocationError("it does not say where its modules are")
     number = version.group(1).decode()
     modules = ":".join(f"/usr/lib/{{gnu}}/{each}/{number}/auto" for each in ("perl5", "perl"))
-    return respelled("/usr/bin/perl", [("{native}", "{gnu}")], modules=modules)(data, place)
+    settings = {"modules": modules, "rounding": place.foreign.debian}
+    if place.foreign.debian == "arm64":
+        settings["flags"] = "exchanged"
+    respell = respelled("/usr/bin/perl", [("{native}", "{gnu}")], **settings)
+    return respell(data, place)
 
 
 TOOLS = (
@@ -97,6 +126,7 @@ TOOLS = (
             path,
             "a part of perl, loaded in the place of the foreign one",
             needs=Need.ALL,
+            patches=(constants(_CONSTANTS),),
             foreign=_FOREIGN,
         )
         for package, path in (

@@ -156,3 +156,25 @@ def _with_segment(image: Image, changed: bytearray, start: int, block: bytes) ->
 
 def _next_page(address: int) -> int:
     return -(-address // _PAGE) * _PAGE
+
+
+def constants(values: Mapping[str, Mapping[str, int]]) -> Patch:
+    """A patch: give the constants of a perl module the foreign machine's values, by Debian's name
+    of it. They stand in tables of {name, its length, value} (ExtUtils::Constant::ProxySubs)."""
+
+    def patch(data: bytes, place: Place) -> bytes:
+        image, changed = Image(data), bytearray(data)
+        pointers = {addend: where for _, where, _, addend in image.relocations()}
+        for name, value in values.get(place.foreign.debian, {}).items():
+            # CHAR_MAX may be the end of SCHAR_MAX: the linker merges strings.
+            for match in re.finditer(rb"%s(?=\0)" % name.encode(), data):
+                try:
+                    where = pointers.get(image.address(match.start()))
+                    at = image.offset(where) if where is not None else 0
+                except RelocationError:
+                    continue
+                if at and struct.unpack_from("<i", data, at + 8)[0] == len(name):
+                    struct.pack_into("<q", changed, at + 16, value)
+        return bytes(changed)
+
+    return patch
