@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from maid.acceleration import records, sets
+from maid.acceleration import store as store_module
 from maid.acceleration.sets import FORMAT, Entry, Manifest
 from maid.acceleration.store import Store, StoreError
 
@@ -231,6 +233,80 @@ def test_a_full_disk_leaves_nothing_half_done(
     assert not list(store.root.glob(".new-bbbbb*"))
     publish(store, "bbbbb", ["xz"])
     assert program_of(store, "xz") == "/dev/.maid/bbbbb/bin/xz"
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_set_whose_records_could_not_all_be_written_is_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    publish(store, "aaaaa", ["xz", "tar"])
+    write, count = store_module._write, 0
+
+    def filling_up(path: Path, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count > after:
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "_write", filling_up)
+        with pytest.raises(StoreError, match="No space left"):
+            publish(store, "bbbbb", ["xz", "sed", "tar"])
+    assert [each.name for each in store.sets()] == ["aaaaa"]
+    store.prune()  # there is room again
+    assert program_of(store, "xz") == "/dev/.maid/aaaaa/bin/xz"
+    assert program_of(store, "tar") == "/dev/.maid/aaaaa/bin/tar"
+    assert store.verify() == []
+    assert sorted(path.name for path in store.root.iterdir()) == ["aaaaa", "emulate", "id"]
+
+
+class Killed(BaseException):
+    """What ends a process at once."""
+
+
+def test_a_publishing_that_is_killed_is_done_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "_write_manifest", killed)
+        patched.setattr(Store, "_take_back", killed)
+        with pytest.raises(Killed):
+            publish(store, "aaaaa", ["xz"])
+    assert store.sets() == [] and store.get("aaaaa") is None
+    publish(store, "aaaaa", ["xz"])
+    assert [each.name for each in store.sets()] == ["aaaaa"]
+    assert store.verify() == []
+
+
+def test_a_store_that_somebody_removed_has_no_sets(store: Store) -> None:
+    publish(store, "aaaaa", ["xz"])
+    shutil.rmtree(store.root)
+    assert store.sets() == [] and store.entries() == {}
+
+
+def test_one_makes_at_a_time_and_cleans_up_after_those_who_were_killed(store: Store) -> None:
+    left = store.root / ".new-aaaaa-1", store.notes / ".work-x"
+    for path in left:
+        path.mkdir()
+    other, waited, order = Store(store.root, store.notes), threading.Event(), []
+
+    def make() -> None:
+        with other.making(waited.set):
+            order.append("second")
+
+    with store.making(waited.set):
+        assert not any(path.exists() for path in left)
+        assert not waited.is_set()
+        thread = threading.Thread(target=make)
+        thread.start()
+        assert waited.wait(5)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
 
 
 def test_the_same_set_twice_is_one(store: Store) -> None:

@@ -81,6 +81,13 @@ def fill(request: Request, tell: Tell) -> Done:
     native, foreign = machine(request.native), machine(request.foreign)
     state = Path(request.state)
     store = Store(state / "store", state / "acceleration")
+    with store.making(lambda: tell("waiting for another one that fills the store")):
+        return _from_source(request, state, store, native, foreign, tell)
+
+
+def _from_source(
+    request: Request, state: Path, store: Store, native: Machine, foreign: Machine, tell: Tell
+) -> Done:
     if request.native_root:
         roots = Roots(Path(request.native_root), Path(request.foreign_root), native, foreign)
         return _fill(request, roots, request.native_root, store, tell)

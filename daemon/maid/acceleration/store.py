@@ -2,7 +2,7 @@
 
 Containers have it mounted read-only while it changes, so every change is a rename: a set appears
 whole, a record appears whole, and a record goes before the set it points to. One process at a time
-writes (a lock); readers need none. How full it is and what it was last used for is kept outside,
+makes sets, and one writes (locks); readers need none. How full it is and what it was last used for is kept outside,
 beside it, where no container looks.
 """
 
@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +83,14 @@ class Store:
             path.chmod(0o755)
 
     def sets(self) -> list[Manifest]:
-        """The sets there are, by name; those of another format are none."""
+        """The sets there are, by name; those of another format are none. None either where somebody
+        has removed the store."""
         found = []
-        for path in sorted(self.root.iterdir()):
+        try:
+            paths = sorted(self.root.iterdir())
+        except OSError:
+            return []
+        for path in paths:
             manifest = self._manifest(path) if _NAME.fullmatch(path.name) else None
             if manifest is not None:
                 found.append(manifest)
@@ -119,22 +124,28 @@ class Store:
     def publish(self, directory: Path, manifest: Manifest) -> None:
         """Make the set in `directory`, on the store's file system, visible, and then its records.
 
-        A set that is there already stays, and the directory is removed. The newest set's records
-        are the ones that count. Raises StoreError.
+        Its manifest comes last: a set that has one has all of its records, whenever this ends. A
+        set that is there already stays, and the directory is removed. The newest set's records are
+        the ones that count. Raises StoreError.
         """
         try:
-            _write(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
             _settle(directory)
             with self._locked():
                 target = self.root / manifest.name
                 if self._manifest(target) is not None:
                     shutil.rmtree(directory)
+                    self._write_records(manifest.entries, anew=True)
                 else:
-                    if target.exists():  # of another format, or damaged
+                    if target.exists():  # of another format, damaged, or half published
                         self._remove(manifest.name)
                     directory.rename(target)
                     _sync(self.root)
-                self._write_records(manifest.entries, anew=True)
+                    try:
+                        self._write_records(manifest.entries, anew=True)
+                        _write_manifest(target, manifest)
+                    except BaseException:
+                        self._take_back(manifest.name)
+                        raise
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
             raise StoreError(
@@ -167,7 +178,10 @@ class Store:
         try:
             with self._locked():
                 now = time.time()
-                self._remove_temporary(now)
+                self._remove_temporary(3600.0)
+                for path in self.root.iterdir():
+                    if _NAME.fullmatch(path.name) and self._manifest(path) is None:
+                        self._remove(path.name)  # of another format, or half published
                 sets = sorted(self.sets(), key=lambda each: self.last_used(each.name))
                 total = sum(each.size for each in sets)
                 removed = []
@@ -187,21 +201,21 @@ class Store:
     def verify(self) -> list[Damage]:
         """Compare every file with the digest it was made with, and every record."""
         found = []
-        known: dict[str, set[bytes]] = {}
         for manifest in self.sets():
             found += list(self._verify_set(manifest))
-            for entry in manifest.entries:
-                known.setdefault(entry.build_id, set()).add(entry.record)
-        for path in sorted((self.root / RECORDS).iterdir()):
-            if path.name.startswith(_TEMPORARY):
-                continue
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                found.append(Damage(f"{RECORDS}/{path.name}", str(error)))
-                continue
-            if content not in known.get(path.name, ()):
-                found.append(Damage(f"{RECORDS}/{path.name}", "no set has this record"))
+        # While a set is being published its records are there before its manifest is.
+        with self._locked():
+            known = self._records()
+            for path in sorted((self.root / RECORDS).iterdir()):
+                if path.name.startswith(_TEMPORARY):
+                    continue
+                try:
+                    content = path.read_bytes()
+                except OSError as error:
+                    found.append(Damage(f"{RECORDS}/{path.name}", str(error)))
+                    continue
+                if (path.name, content) not in known:
+                    found.append(Damage(f"{RECORDS}/{path.name}", "no set has this record"))
         return found
 
     def drop(self, names: Iterable[str]) -> None:
@@ -210,12 +224,9 @@ class Store:
         try:
             with self._locked():
                 for name in names:
-                    self._remove(name)
-                known = {
-                    (entry.build_id, entry.record)
-                    for manifest in self.sets()
-                    for entry in manifest.entries
-                }
+                    if (self.root / name).exists():  # nobody else was faster
+                        self._remove(name)
+                known = self._records()
                 for path in (self.root / RECORDS).iterdir():
                     if (path.name, path.read_bytes()) not in known:
                         path.unlink()
@@ -225,6 +236,10 @@ class Store:
             raise StoreError(f"the store {self.root} cannot be mended: {error}") from error
 
     # ------------------------------------------------------------------------------------------
+
+    def _records(self) -> set[tuple[str, bytes]]:
+        """Every record that a set has, by its build-id."""
+        return {(each.build_id, each.record) for found in self.sets() for each in found.entries}
 
     def _verify_set(self, manifest: Manifest) -> Iterator[Damage]:
         root = self.root / manifest.name
@@ -293,11 +308,38 @@ class Store:
         (self.notes / f"used-{name}").unlink(missing_ok=True)
         self._manifests.pop(name, None)
 
-    def _remove_temporary(self, now: float) -> None:
-        """What a killed maker left, here and where it works: older than any making takes."""
+    def _take_back(self, name: str) -> None:
+        """Remove a set that could not be published, and give its builds to the others."""
+        try:
+            self._remove(name)
+            for manifest in self.sets():
+                self._write_records(manifest.entries)
+        except OSError:
+            return  # without its manifest it is none, and the next publishing or pruning goes on
+
+    def _remove_temporary(self, age: float) -> None:
+        """What a killed maker left, here and where it works, and did not touch for `age` s."""
         for path in (*self.root.glob(f"{_TEMPORARY}*"), *self.notes.glob(f"{WORK}*")):
-            if now - path.lstat().st_mtime > 3600:
+            if time.time() - path.lstat().st_mtime > age:
                 shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def making(self, wait: Callable[[], None]) -> Iterator[None]:
+        """For whoever makes a set: one at a time, of all daemons with this store, for they share
+        what was fetched. `wait` is called when there is another. What those before left behind
+        when they were killed is removed."""
+        file = os.open(self.notes / "making", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with self._locked():
+                self._remove_temporary(-1.0)
+            yield
+        finally:
+            os.close(file)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -330,6 +372,13 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def _write_manifest(directory: Path, manifest: Manifest) -> None:
+    temporary = directory / f"{_TEMPORARY}{MANIFEST}"
+    _write(temporary, msgspec.json.format(msgspec.json.encode(manifest)))
+    temporary.rename(directory / MANIFEST)
+    _sync(directory)
 
 
 def _settle(directory: Path) -> None:
