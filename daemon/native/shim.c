@@ -61,6 +61,7 @@ static const char *settings;
 static struct {
 	char **argv, **envp;	/* NULL: it did not fit */
 	off_t input;
+	long writes;
 	struct stat directory;
 	char *pointers[MAX_POINTERS];
 	char text[MAX_TEXT];
@@ -215,6 +216,25 @@ static int complete(int above, const char *path, int depth)
 	return all && n >= 0;
 }
 
+/* How often this process has written: not none, where the front keeps a log. -1: unknown. */
+static long writes_so_far(void)
+{
+	static const char WRITES[] = "syscw: ";
+	char text[512];
+	ssize_t n = contents(AT_FDCWD, "/proc/self/io", text, sizeof text - 1);
+	long writes = 0;
+
+	if (n <= 0)
+		return -1;
+	text[n] = 0;
+	const char *at = strstr(text, WRITES);
+	if (!at)
+		return -1;
+	for (at += sizeof WRITES - 1; *at >= '0' && *at <= '9'; at++)
+		writes = writes * 10 + *at - '0';
+	return writes;
+}
+
 static void remember(char **argv, char **envp)
 {
 	size_t used = 0, count = 0;
@@ -234,6 +254,7 @@ static void remember(char **argv, char **envp)
 		first.pointers[count++] = NULL;
 	}
 	first.input = syscall(SYS_lseek, 0, 0, SEEK_CUR);
+	first.writes = writes_so_far();
 	if (syscall(SYS_newfstatat, AT_FDCWD, ".", &first.directory, 0))
 		return;
 	first.argv = starts[0];
@@ -243,18 +264,12 @@ static void remember(char **argv, char **envp)
 /* Whether nothing has come of this process so far that a second start would repeat. */
 static int untouched(void)
 {
-	static const char WRITES[] = "syscw: ";
-	char text[512], **argument = first.argv;
+	char **argument = first.argv;
 	struct stat directory;
 	struct rusage children;
 	siginfo_t child;
-	ssize_t n = contents(AT_FDCWD, "/proc/self/io", text, sizeof text - 1);
 
-	if (!argument || n <= 0)
-		return 0;
-	text[n] = 0;
-	const char *writes = strstr(text, WRITES);
-	if (!writes || strncmp(writes + sizeof WRITES - 1, "0\n", 2))
+	if (!argument || first.writes < 0 || writes_so_far() != first.writes)
 		return 0;
 	if (syscall(SYS_waitid, P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT, NULL) != -1)
 		return 0;

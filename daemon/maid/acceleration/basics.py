@@ -16,8 +16,13 @@ from __future__ import annotations
 
 from maid.acceleration import records
 from maid.acceleration.model import Need, Tool
+from maid.acceleration.respell import respelled
 
 LOCALE = (records.UTF8_LOCALE,)
+
+ARCHITECTURE = (("\0amd64\0", "\0{arch}\0"), ("(amd64)", "({arch})"))
+"""Debian's name of the architecture, which dpkg and apt have by itself and in `--version`."""
+
 _FORMAT = "the format and the algorithm are its own, in integers of fixed size"
 _FILES = "it moves bytes and names between files and looks at nothing of the machine"
 _TEXT = "it compares and copies characters of its input"
@@ -77,8 +82,16 @@ _ARCHIVERS = (
         rules=LOCALE,
         needs=Need.WIDTH,
         decisive=("/usr/lib/{gnu}/liblzma.so.5", "/usr/lib/{gnu}/libzstd.so.1"),
+        patches=(respelled("/usr/bin/dpkg-deb", ARCHITECTURE),),
     ),
-    Tool("dpkg-split", "dpkg", "/usr/bin/dpkg-split", _FILES, rules=LOCALE),
+    Tool(
+        "dpkg-split",
+        "dpkg",
+        "/usr/bin/dpkg-split",
+        _FILES,
+        rules=LOCALE,
+        patches=(respelled("/usr/bin/dpkg-split", ARCHITECTURE),),
+    ),
 )
 
 _TEXT_TOOLS = (

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from maid.acceleration.basics import LOCALE, USERS
+from maid.acceleration.basics import ARCHITECTURE, LOCALE, USERS
 from maid.acceleration.model import Need, Tool
 from maid.acceleration.respell import respelled
 from maid.acceleration.shells import HOSTS
-
-# Debian's name of the architecture, by itself and in `--version`.
-_ARCHITECTURE = (("\0amd64\0", "\0{arch}\0"), ("(amd64)", "({arch})"))
 
 _DPKG = "its database and the packages are text and archives; its architecture is put right"
 _BYTES = "it moves bytes between a server or a file and the disk, and computes digests of them"
@@ -18,7 +15,7 @@ _SIGNATURES = "a signature is valid or not"
 _APT = ("/usr/lib/{gnu}/libapt-pkg.so.6.0", "/usr/lib/{gnu}/libapt-pkg.so.7.0")
 
 _APT_LIBRARIES = tuple(
-    (name, respelled("", _ARCHITECTURE)) for name in ("libapt-pkg.so.*", "libapt-private.so.*")
+    (name, respelled("", ARCHITECTURE)) for name in ("libapt-pkg.so.*", "libapt-private.so.*")
 )
 
 TOOLS = (
@@ -30,7 +27,7 @@ TOOLS = (
             _DPKG,
             rules=(*LOCALE, *USERS),
             needs=Need.ALL,
-            patches=(respelled(f"/usr/bin/{name}", _ARCHITECTURE),),
+            patches=(respelled(f"/usr/bin/{name}", ARCHITECTURE),),
         )
         for name in (
             "dpkg",
@@ -52,7 +49,7 @@ TOOLS = (
             needs=Need.ALL,
             decisive=_APT,
             libraries=_APT_LIBRARIES,
-            patches=(respelled(f"/usr/lib/apt/methods/{name}", _ARCHITECTURE),),
+            patches=(respelled(f"/usr/lib/apt/methods/{name}", ARCHITECTURE),),
         )
         for name in (
             "http",
