@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from daemons import as_user, until
+from daemons import Daemon, as_user, rootfs, until
 from serving import FEW, Serving, closed, message, read_message
+from stepping import copy, run, shell
 
 from maid.acceleration import records, sets
 from maid.acceleration.sets import Entry, Left, Manifest
 from maid.acceleration.store import Store
 from maid.client import Client
-from maid.errors import AccessDenied
+from maid.errors import AccessDenied, StepRefused
+from maid.platforms import host
 
 MEMBER = 1234
 
@@ -82,7 +86,7 @@ def publish(store: Store, name: str, tools: dict[str, str], codename: str = "tri
     return manifest
 
 
-def shown(daemon: Serving, *arguments: str, status: int = 0) -> str:
+def shown(daemon: Daemon, *arguments: str, status: int = 0) -> str:
     done = daemon.maid("accel", *arguments)
     assert done.returncode == status, done.stderr
     return done.stdout
@@ -161,6 +165,10 @@ def test_what_is_not_used_is_removed(daemon: Serving, store: Store, state: Path)
         (("--rootfs", "/", "--arch", "arm64"), 2, "--arch"),
         (("debian:trixie", "--arch", "no such"), 2, "is no architecture"),
         (("nosuch:thing",), 1, "nosuch"),
+        (("trixie",), 2, "debian:trixie"),
+        (("debian:",), 2, "is no release"),
+        (("debian:../../x",), 2, "is no release"),
+        (("debian:trixie", "--arch", host().architecture), 1, "this machine's own"),
         (("debian:trixie", "--arch", "vax"), 1, "vax"),
         (("--rootfs", "/no/such"), 2, "No such file"),
     ],
@@ -187,6 +195,28 @@ def test_without_a_store_it_says_why(tmp_path: Path) -> None:
         assert done.returncode == 1 and "switched off" in done.stdout
         assert made.maid("accel", "add", "debian:trixie").returncode == 1
         assert "no native store: switched off" in made.maid("status").stdout
+
+
+def test_a_store_that_is_removed_hurts_no_step_and_is_made_again(tmp_path: Path) -> None:
+    with Serving(FEW, state=str(tmp_path)) as made:
+        made.start()
+        tree = copy(rootfs("busybox-arm64"), made.directory / "tree")
+        shutil.rmtree(tmp_path / "store")
+        assert shell(made, tree, "ls -A /dev | grep -x .maid; echo ran").lines == ["ran"]
+        done = run(made, tree, "/bin/sh", "-c", "true", require_acceleration=True)
+        assert isinstance(done.refused, StepRefused) and "no native store" in str(done.refused)
+        status = made.maid("status")
+        assert status.returncode == 0 and "was removed or replaced: maid reload" in status.stdout
+        assert "was removed or replaced" in shown(made, "list", status=1)
+        assert made.maid("reload").returncode == 0
+        own = os.stat(tmp_path / "store")
+        ran = shell(made, tree, "stat -c '%d %i' /dev/.maid")
+        assert ran.lines == [f"{own.st_dev} {own.st_ino}"]
+        assert "empty" in shown(made, "list")
+        platforms = json.loads(made.maid("status", "--json").stdout)["platforms"]
+        front = next(p["interpreter"] for p in platforms if p["platform"] == "linux/arm64")
+        # What the front knows it by.
+        assert struct.pack("<QQ", own.st_dev, own.st_ino) in Path(front).read_bytes()
 
 
 # Who may -----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from maid.config import Accelerate
 from maid.errors import MaidError, StepRefused
 from maid.steps import accelerate, rootfs
 from maid.steps.accelerate import Accelerator
+from maid.steps.step import Outcome, Result
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,19 @@ def test_a_store_that_has_nothing_yet_is_there_all_the_same(tmp_path: Path) -> N
     directory, told = store_for(Store(Seen(False, "they are being fetched")), tmp_path)
     assert directory == 7
     assert told == ["no native tools for a root file system: they are being fetched"]
+
+
+def test_a_store_that_is_switched_off_while_a_step_waits_is_none(tmp_path: Path) -> None:
+    """Its descriptor is closed then, and may soon be somebody else's."""
+
+    class Ending(Store):
+        async def seen(self, rootfs: int, *, wait: bool, require: bool, trusted: bool) -> Seen:
+            self.directory = None
+            return await super().seen(rootfs, wait=wait, require=require, trusted=trusted)
+
+    assert store_for(Ending(), tmp_path)[0] == -1
+    with pytest.raises(StepRefused, match="no native store"):
+        store_for(Ending(), tmp_path, Accelerate.REQUIRE)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MaidError("odd")])
@@ -146,6 +160,17 @@ def test_a_reason_is_an_event_once_and_gone_when_it_does_not_hold_any_more(tmp_p
     assert made.reasons() == []
     for root in roots:
         os.close(root)
+
+
+def test_what_a_step_makes_up_is_counted_under_one_name() -> None:
+    """A metric has a line for each name, for good."""
+    made = Accelerator(Store(), lambda *_: None)
+    result = Result(Outcome.exited, 0, None, None, 0.0, 0.0, 0.0, 0, "emulated", None)
+    for number in range(50):
+        text = f"n {number:040x} 2\n"
+        counted = made.counted("1", "linux/arm64", text, result)
+        assert counted.native == {f"{number:040x}": 2}
+    assert made.native == {accelerate.OTHER: 100}
 
 
 def test_only_so_many_root_file_systems_are_remembered(tmp_path: Path) -> None:

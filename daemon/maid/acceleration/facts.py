@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from maid import kernel
 from maid.acceleration.archive import DISTRIBUTIONS
-from maid.errors import MaidError
+from maid.errors import MaidError, UsageError
 
 _OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 _STATUS = "/var/lib/dpkg/status"
@@ -29,6 +29,10 @@ _LINE = re.compile(r'^([A-Z_]+)=(["\']?)(.*?)\2\s*$', re.M)
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,127}")
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?(/[A-Za-z0-9._~+-]*)*")
 _VERSION = re.compile(r"[A-Za-z0-9.+:~-]{1,128}")
+
+
+class UnknownRelease(UsageError):
+    """What was named is no release."""
 
 
 class UnknownRootfs(MaidError):
@@ -49,6 +53,16 @@ class Facts:
     def release(self) -> str:
         """As `maid accel add` takes it: debian:trixie."""
         return f"{self.distribution}:{self.codename}"
+
+
+def parse_release(text: str) -> tuple[str, str]:
+    """Distribution and codename of "debian:trixie". Raises UnknownRelease."""
+    distribution, _, codename = text.partition(":")
+    if not _NAME.fullmatch(distribution) or not _NAME.fullmatch(codename):
+        raise UnknownRelease(
+            f"{text!r} is no release", "name the distribution and the release: debian:trixie"
+        )
+    return distribution, codename
 
 
 def read(root: int) -> Facts:

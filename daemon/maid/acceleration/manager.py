@@ -11,33 +11,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
-from maid.acceleration import facts, fill, tools
+from maid.acceleration import facts, tools, worker
 from maid.acceleration.facts import Facts
-from maid.acceleration.fill import Done, Failed, Progress, Request
+from maid.acceleration.fill import Done, Request
 from maid.acceleration.model import MACHINES, Machine
 from maid.acceleration.sets import Left, Manifest
 from maid.acceleration.store import Damage, Store, StoreError
+from maid.acceleration.worker import FillFailed
 from maid.config import Accelerate, Config, Fill
 from maid.errors import MaidError
 from maid.platforms import host
-
-log = logging.getLogger(__name__)
 
 RETRY = 3600.0
 """Seconds until a filling that failed is tried again for the same root file system."""
 
 WAIT = 600.0
 """Seconds that a step waits at most for a filling, where the configuration says so."""
+
+QUEUE = 8
+"""Root file systems that wait at most to have tools fetched for them; what is seen beyond that is
+seen again."""
+
+FAILURES = 64
+"""Root file systems of which it is remembered that they could not be served."""
+
+LEFT = 20_000
+"""Packages' versions of a release of which it is remembered that there is no native one."""
 
 REMEMBERED = 512
 """Root file systems whose verdict is kept, by the state of their package database."""
@@ -68,10 +74,6 @@ class StoreStatus:
     failures: list[str]
 
 
-class FillFailed(MaidError):
-    """The store could not be filled."""
-
-
 def host_machine() -> Machine | None:
     """This host's architecture, if the store can hold tools for it."""
     native = {"amd64": "amd64", "arm64": "arm64"}.get(host().architecture)
@@ -97,7 +99,10 @@ class Acceleration:
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """Take a new configuration; make the store where there is to be one."""
+        """Take a new configuration; make the store where there is to be one. `exclude` comes next.
+
+        A store that was removed or replaced meanwhile is made or taken anew: the interpreters have
+        to be renewed then too, for they know it by its inode."""
         self._config = config
         self._seen.clear()
         if config.acceleration.accelerate is Accelerate.OFF or self._native is None:
@@ -109,31 +114,35 @@ class Acceleration:
             self.close_root()
             self._store = None
             return
-        if self._store is not None:
-            self._drop_excluded()
-        else:
+        if self._store is None or self.root() is None:
+            self.close_root()
             state = config.paths.state
             try:
                 self._store = Store(state / "store", state / "acceleration")
                 self._root = os.open(self._store.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 self._problem = ""
-                self._drop_excluded()
             except (StoreError, OSError) as error:
                 self._store = None
                 self._problem = str(error)
                 self._emit("refused", "", f"programs are not accelerated: {error}")
 
-    def _drop_excluded(self) -> None:
+    async def exclude(self) -> None:
         """Remove the sets with tools that the configuration does not allow (any more)."""
-        assert self._store is not None
+        store = self._store
+        if store is None:
+            return
         allowed = {tool.name for tool in tools.chosen(self._config.acceleration.tools)}
         dropped = [
             each.name
-            for each in self._store.sets()
+            for each in store.sets()
             if any(entry.tool not in allowed for entry in each.entries)
         ]
-        if dropped:
-            self._store.drop(dropped)
+        try:
+            if dropped:
+                # Another daemon may be writing to it: not in the loop's thread.
+                await asyncio.to_thread(store.drop, dropped)
+        except StoreError as error:
+            self._emit("refused", "", f"tools that may not stand in are still there: {error}")
 
     def close_root(self) -> None:
         """Let go of the store's directory."""
@@ -152,8 +161,18 @@ class Acceleration:
         self.close_root()
 
     def root(self) -> int | None:
-        """A descriptor (O_PATH) of the store's directory, which stays open; None without one."""
-        return self._root if self._root >= 0 else None
+        """A descriptor (O_PATH) of the store's directory, open until the configuration changes;
+        None without one, and where the directory is not there any more: nothing can mount it."""
+        if self._store is None or self._root < 0:
+            return None
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.lstat(self._store.root), os.fstat(self._root)):
+                return self._root
+        problem = f"{self._store.root} was removed or replaced: maid reload"
+        if self._problem != problem:
+            self._problem = problem
+            self._emit("refused", "", f"programs are not accelerated: {problem}")
+        return None
 
     def tools_of(self, ids: Iterable[bytes]) -> dict[bytes, str]:
         """The names of the tools that stand in for the programs of these build-ids."""
@@ -174,7 +193,7 @@ class Acceleration:
         With `wait` and the configuration's, or `require`, this waits for it. `trusted`: the
         addresses of archives that the root file system names may be asked too (never its keys).
         """
-        if self._store is None:
+        if self._store is None or self.root() is None:
             return Seen(False, self._problem)
         stamp = await asyncio.to_thread(facts.stamp, rootfs)
         known = self._seen.get(stamp)
@@ -187,11 +206,12 @@ class Acceleration:
             found = await asyncio.to_thread(facts.read, rootfs)
         except facts.UnknownRootfs as error:
             return Seen(False, error.message)
-        seen, missing = self._cover(found)
+        seen, wanted = self._cover(found)
         fills = self._config.acceleration.fill
-        if missing and fills is not Fill.OFF:
+        if wanted and fills is not Fill.OFF:
             named = await asyncio.to_thread(facts.mirrors, rootfs) if trusted else []
-            seen = await self._have(found, named, wait and (require or fills is Fill.WAIT), seen)
+            wait = wait and (require or fills is Fill.WAIT)
+            seen = await self._have(found, wanted, named, wait, seen)
         if any(stamp) and seen.ready:
             if len(self._seen) >= REMEMBERED:
                 self._seen.clear()
@@ -199,12 +219,15 @@ class Acceleration:
             self._seen[stamp] = (names, seen)
         return seen
 
-    def _cover(self, found: Facts) -> tuple[Seen, bool]:
-        """What the sets there are have for these packages, and whether more could be fetched."""
-        assert self._store is not None and self._native is not None
+    def _cover(self, found: Facts) -> tuple[Seen, set[tuple[str, str]]]:
+        """What the sets there are have for these packages; and where more could be fetched, the
+        packages with tools and their versions."""
+        if self._store is None or self._native is None:  # switched off meanwhile
+            return Seen(False, self._problem), set()
+        nothing: set[tuple[str, str]] = set()
         foreign = MACHINES.get(found.architecture)
         if foreign is None or foreign == self._native:
-            return Seen(False, f"there are no native tools for {found.architecture} here"), False
+            return Seen(False, f"there are no native tools for {found.architecture} here"), nothing
         wanted = {
             (package, found.packages[package])
             for tool in tools.chosen(self._config.acceleration.tools)
@@ -213,7 +236,9 @@ class Acceleration:
             if package in found.packages
         }
         if not wanted:
-            return Seen(False, "it has none of the programs that native tools stand in for"), False
+            return Seen(
+                False, "it has none of the programs that native tools stand in for"
+            ), nothing
         serving: list[str] = []
         left = self._left.get(found.release + found.architecture, {})
         rest = wanted - {(package, version) for _, package, version in left}
@@ -238,21 +263,26 @@ class Acceleration:
                 f"the store has no tools for {package} {version}{more} of {found.release}"
                 f" {found.architecture}",
                 tuple(serving),
-            ), True
+            ), wanted
         if not serving:
             reason = next(iter(left.values())).reason if left else "none is of the same version"
-            return Seen(False, f"every tool stays emulated: {reason}"), False
-        return Seen(True, "", tuple(serving)), False
+            return Seen(False, f"every tool stays emulated: {reason}"), nothing
+        return Seen(True, "", tuple(serving)), nothing
 
-    async def _have(self, found: Facts, named: list[str], wait: bool, seen: Seen) -> Seen:
-        assert self._native is not None
-        rows = sorted(found.packages.items())
-        key = hashlib.sha256(repr((found.release, found.architecture, rows)).encode()).hexdigest()
+    async def _have(
+        self, found: Facts, wanted: set[tuple[str, str]], named: list[str], wait: bool, seen: Seen
+    ) -> Seen:
+        """Have what is missing fetched, once for all root file systems that want the same and may
+        name the same archives."""
+        about = found.release, found.architecture, sorted(wanted), named
+        key = hashlib.sha256(repr(about).encode()).hexdigest()
         failed = self._failed.get(key)
         if failed is not None and time.monotonic() - failed[0] < RETRY:
             return Seen(False, failed[1], seen.sets)
         task = self._filling.get(key)
         if task is None:
+            if not wait and len(self._filling) >= QUEUE:
+                return Seen(False, f"{seen.reason}; others are being fetched first", seen.sets)
             request = self._request(
                 found.distribution, found.codename, found.architecture, dict(found.packages), named
             )
@@ -275,6 +305,8 @@ class Acceleration:
             return
         error = task.exception()
         if error is not None:
+            if len(self._failed) >= FAILURES:
+                del self._failed[next(iter(self._failed))]
             self._failed[key] = (time.monotonic(), str(error))
             self._emit(
                 "refused", "", f"{found.release} {found.architecture} stays emulated: {error}"
@@ -282,6 +314,8 @@ class Acceleration:
             return
         # The set says so too, but not when it was there before and others found more missing.
         known = self._left.setdefault(found.release + found.architecture, {})
+        if len(known) > LEFT:
+            known.clear()
         known.update({(each.tool, each.package, each.version): each for each in task.result().left})
 
     # Filling ------------------------------------------------------------------------------------
@@ -302,7 +336,7 @@ class Acceleration:
         file system of the same release and the host's architecture, the tools are taken from there,
         and what they stand in for from `rootfs`: root vouches for both.
 
-        Raises FillFailed, UnknownRootfs, StoreError.
+        Raises FillFailed, UnknownRelease, UnknownRootfs, StoreError.
         """
         if self._store is None:
             raise StoreError(f"there is no native store: {self._problem}")
@@ -313,7 +347,9 @@ class Acceleration:
             named = await asyncio.to_thread(facts.mirrors, rootfs)
             installed = dict(found.packages)
             release, architecture = found.release, found.architecture
-        distribution, _, codename = release.partition(":")
+        distribution, codename = facts.parse_release(release)
+        if self._native is not None and architecture == self._native.debian:
+            raise FillFailed(f"{architecture} is this machine's own: nothing of it is emulated")
         request = self._request(distribution, codename, architecture, installed, named, keys)
         if native_root:
             if rootfs < 0:
@@ -353,9 +389,11 @@ class Acceleration:
         )
 
     async def _fill(self, request: Request, tell: Callable[[str], None]) -> Done:
-        assert self._store is not None
         release = f"{request.distribution}:{request.codename} {request.foreign}"
         async with self._one:
+            store = self._store
+            if store is None:  # switched off while this waited for its turn
+                raise FillFailed(f"there is no native store: {self._problem}")
             self._emit("filling", "", f"fetching native tools for {release}")
 
             def doing(words: str) -> None:
@@ -364,7 +402,7 @@ class Acceleration:
 
             begun = time.monotonic()
             try:
-                done = await _worker(request, doing)
+                done = await worker.run(request, doing)
             finally:
                 self._doing = ""
             self._seen.clear()
@@ -377,7 +415,7 @@ class Acceleration:
                 )
             limit = self._config.acceleration.max_bytes
             if limit:
-                await asyncio.to_thread(self._store.prune, size=limit)
+                await asyncio.to_thread(store.prune, size=limit)
             return done
 
     # Keeping ------------------------------------------------------------------------------------
@@ -386,7 +424,7 @@ class Acceleration:
         """How the store stands."""
         sets = self._store.sets() if self._store else []
         return StoreStatus(
-            path=str(self._store.root) if self._store else "",
+            path=str(self._store.root) if self._store and self.root() is not None else "",
             problem=self._problem,
             size=sum(each.size for each in sets),
             limit=self._config.acceleration.max_bytes,
@@ -424,46 +462,3 @@ class Acceleration:
         removed = await asyncio.to_thread(self._store.prune, size, unused)
         self._seen.clear()
         return removed
-
-
-async def _worker(request: Request, tell: Callable[[str], None]) -> Done:
-    """Run fill.py for a request. Raises FillFailed. Cancelled, it ends the process."""
-    process = await asyncio.create_subprocess_exec(
-        # It is not to be in the way of what the machine is there for.
-        *("nice", "-n", "10", sys.executable, "-m", fill.__name__),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": str(Path(fill.__file__).parents[2])},
-        start_new_session=True,
-        limit=1 << 22,
-    )
-    assert process.stdin and process.stdout and process.stderr
-    try:
-        process.stdin.write(msgspec.json.encode(request))
-        process.stdin.close()
-        words = asyncio.ensure_future(process.stderr.read())
-        done: Done | None = None
-        failed = Failed(message="the process that fetches native tools ended early", hint="")
-        async for line in process.stdout:
-            message = msgspec.json.decode(line, type=fill.Message)
-            match message:
-                case Progress():
-                    tell(message.doing)
-                case Done():
-                    done = message
-                case Failed():
-                    failed = message
-        said = (await words).decode(errors="replace").strip()
-        await process.wait()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-        await process.wait()
-        raise
-    if said:
-        log.warning("%s: %s", fill.__name__, said[-2000:])
-    if done is None:
-        raise FillFailed(failed.message, failed.hint)
-    return done

@@ -2,7 +2,7 @@
 
 Containers have it mounted read-only while it changes, so every change is a rename: a set appears
 whole, a record appears whole, and a record goes before the set it points to. One process at a time
-makes sets, and one writes (locks); readers need none. How full it is and what it was last used for is kept outside,
+makes sets, and one writes (locks); readers need none. What it was last used for is kept outside,
 beside it, where no container looks.
 """
 

@@ -111,6 +111,7 @@ class Core:
     async def start(self) -> None:
         """Everything up to the first probes' verdicts. Raises MaidError when that is not
         possible."""
+        await self.acceleration.exclude()
         await self.machine.start()
         await self.choose_runtime()
         await self._watch_crashes()
@@ -224,6 +225,7 @@ class Core:
             self.config = config
             self.on_reload(config)
             self.acceleration.configure(config)
+            await self.acceleration.exclude()
             await self.machine.refresh(config)
             await self._watch_crashes()
             await self.choose_runtime()

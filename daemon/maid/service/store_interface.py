@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
 from asyncvarlink.interface import LastResult
 
-from maid.errors import UsageError
+from maid.errors import MaidError, UsageError
 from maid.service.access import Peer, Role
 from maid.service.connection import MAX_NAME
 from maid.service.core import Core
@@ -142,6 +142,10 @@ class Store(VarlinkInterface, name="io.maid.Store"):
             done = await adding
         finally:
             adding.cancel()
+            # To its end: what it reads from is the caller's, and closed next.
+            with contextlib.suppress(asyncio.CancelledError, MaidError, OSError):
+                await asyncio.wait((adding,))
+                adding.result()
         added = Added(architecture, done.set, done.new, done.tools, len(done.left), done.size)
         yield AddReply(architecture, None, added)
 

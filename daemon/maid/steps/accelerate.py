@@ -21,6 +21,10 @@ REMEMBERED = 20
 """Root file systems of which it is remembered why they were not accelerated."""
 
 
+OTHER = "other"
+"""What programs are counted as that the store does not know (any more)."""
+
+
 class SeenRootfs(Protocol):
     """What the store says of a root file system: whether it has tools for it now (`ready`), and in
     `reason` why not, or why not yet."""
@@ -36,7 +40,8 @@ class NativeStore(Protocol):
     """What a step needs of maid.acceleration.manager.Acceleration."""
 
     def root(self) -> int | None:
-        """A descriptor of the store's directory, which stays open; None where there is none."""
+        """A descriptor of the store's directory, open until the configuration changes; None where
+        there is none."""
 
     async def seen(self, rootfs: int, *, wait: bool, require: bool, trusted: bool) -> SeenRootfs:
         """Look which release the root file system is, and have the store filled for it."""
@@ -96,7 +101,9 @@ class Accelerator:
         if native:
             told = programs.sentence(native, counted)
             self._emit("accelerated", platform, f"{identifier}: {told}")
-        self.native.update(native)
+        # By the names that there are: what else stands in the log is the step's own invention.
+        for build, number in counted.native.items():
+            self.native[names.get(build, OTHER)] += number
         self.emulated += counted.emulated
         return replace(result, native=native, emulated=counted.emulated)
 
@@ -110,7 +117,8 @@ async def native_store(
     trusted: bool,
     tell: Callable[[str], None],
 ) -> int:
-    """The store's directory for a step in `rootfs` (descriptors), -1 where it gets none.
+    """The store's directory for a step in `rootfs` (descriptors), -1 where it gets none. It is the
+    store's, and open until the loop's next turn for certain: to be copied at once.
 
     `front`: maid's copy of the interpreter serves the platform; without it nothing would look into
     the store. `trusted`: the caller is root, and the archives that the root file system names may
@@ -120,14 +128,8 @@ async def native_store(
     if wish is Accelerate.OFF:
         return -1
     required = wish is Accelerate.REQUIRE
-    root = store.root() if store else None
-    if store is None or root is None:
-        if required:
-            raise StepRefused(
-                "this step must be accelerated, and acceleration is switched off",
-                "[acceleration] in maid.toml",
-            )
-        return -1
+    if store is None or store.root() is None:
+        return _without_store(required)
     if not front:
         if required:
             raise StepRefused(
@@ -145,8 +147,19 @@ async def native_store(
             "maid accel add fills the store; without --require-acceleration QEMU runs it all",
         )
     tell(f"no native tools for a root file system: {reason}" if reason else "")
-    # Also where nothing fits: the store may grow while the step runs.
-    return root
+    # Also where nothing fits: the store may grow while the step runs. Asked for anew: it may have
+    # been switched off while this waited.
+    root = store.root()
+    return root if root is not None else _without_store(required)
+
+
+def _without_store(required: bool) -> int:
+    if required:
+        raise StepRefused(
+            "this step must be accelerated, and there is no native store",
+            "maid accel list says why: switched off ([acceleration] in maid.toml), or removed",
+        )
+    return -1
 
 
 async def _reason(store: NativeStore, rootfs: int, required: bool, trusted: bool) -> str:

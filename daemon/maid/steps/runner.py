@@ -31,6 +31,7 @@ from maid.steps.places import Places
 from maid.steps.record import Meta
 from maid.steps.rootfs import Look
 from maid.steps.runtime import Runtime, RuntimeUnavailable, quietly
+from maid.steps.serve import Served
 from maid.steps.step import DEFAULT_PATH, Outcome, Result, Step, new_id
 
 log = logging.getLogger(__name__)
@@ -125,23 +126,33 @@ class Runner:
         return await rootfs.look_apart(root, programs)
 
     async def _start(self, step: Step, caller: Caller, given: Descriptors, seen: Look) -> Active:
-        if self.runtime is None:
-            raise RuntimeUnavailable(
-                f"steps are not possible here: {self.runtime_problem}", "maid doctor"
-            )
+        self._chosen_runtime()
         served = await serve.serve(self._machine, step, caller)
+        pinned = served.table.pinned if served.table else None
+        launch.check_ids(step, pinned.mapping if pinned else None)
+        if served.via != "emulated":
+            return await self._spawn(step, caller, given, seen, served)
+        store = await self.accelerator.directory(
+            str(step.platform),
+            step.accelerate,
+            given.rootfs,
+            front=served.front,
+            trusted=caller.mapping is None,
+        )
+        if store < 0:
+            return await self._spawn(step, caller, given, seen, served)
+        own = os.dup(store)  # the store's own is closed where it is switched off
+        try:
+            return await self._spawn(step, caller, replace(given, store=own), seen, served)
+        finally:
+            os.close(own)
+
+    async def _spawn(
+        self, step: Step, caller: Caller, given: Descriptors, seen: Look, served: Served
+    ) -> Active:
+        runtime = self._chosen_runtime()
         table = served.table
         pinned = table.pinned if table else None
-        launch.check_ids(step, pinned.mapping if pinned else None)
-        if served.via == "emulated":
-            store = await self.accelerator.directory(
-                str(step.platform),
-                step.accelerate,
-                given.rootfs,
-                front=served.front,
-                trusted=caller.mapping is None,
-            )
-            given = replace(given, store=store)
         identifier = new_id()
         directory = f"{self._directory}/{identifier}"
         plan = cgroups.plan(identifier, step.memory, step.cpus)
@@ -169,7 +180,7 @@ class Runner:
             if plan:
                 plan.make()
             timeout = step.timeout or self._machine.config.steps.timeout
-            pid = launch.spawn(step, caller, given, meta, directory, network, self.runtime, timeout)
+            pid = launch.spawn(step, caller, given, meta, directory, network, runtime, timeout)
         except BaseException:
             meta.limits.remove()
             record.remove(directory)
@@ -178,6 +189,13 @@ class Runner:
             if network >= 0:
                 os.close(network)
         return self._watch(meta, directory, pid, child=True)
+
+    def _chosen_runtime(self) -> Runtime:
+        if self.runtime is None:
+            raise RuntimeUnavailable(
+                f"steps are not possible here: {self.runtime_problem}", "maid doctor"
+            )
+        return self.runtime
 
     async def _network(self, user: int) -> int:
         try:
