@@ -106,6 +106,12 @@ class Maker:
 
     def _rules(self, tool: Tool, path: str) -> Iterable[Rule]:
         for rule in tool.rules:
+            # The root file system's locales, C.UTF-8 among them, are files in its own byte order.
+            if (
+                rule == records.UTF8_LOCALE
+                and self.place.native.little != self.place.foreign.little
+            ):
+                rule = records.C_LOCALE
             yield Rule(rule.letter, self.place.fill(rule.text), self.place.fill(rule.more))
         for library in tool.decisive:
             library = self.place.fill(library)

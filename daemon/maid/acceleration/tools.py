@@ -37,7 +37,20 @@ def chosen(patterns: Sequence[str]) -> tuple[Tool, ...]:
 
 
 # The package's modules that have no part in what a set consists of.
-_OTHERS = frozenset("archive describe facts fill manager profile roots store verify worker".split())
+_OTHERS = frozenset(
+    (
+        "archive",
+        "describe",
+        "facts",
+        "fill",
+        "manager",
+        "profile",
+        "roots",
+        "store",
+        "verify",
+        "worker",
+    )
+)
 
 
 @cache
