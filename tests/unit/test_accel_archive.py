@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -172,3 +173,31 @@ def test_an_archive_signed_by_somebody_else_is_refused(tmp_path: Path) -> None:
     made = Archive(tmp_path / "apt", DISTRIBUTIONS["debian"], "trixie", AMD64, ARM64, [keyring])
     with pytest.raises(ArchiveError, match="cannot be had"):
         made.update([Mirrors(f"file://{mirror}", f"file://{mirror}")])
+
+
+def test_packages_are_kept_while_they_are_whole_and_used(
+    lists: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def apt(_: str, *names: str, **__: object) -> subprocess.CompletedProcess[str]:
+        asked.extend(names)
+        for package in wanted:
+            if package.spelled in names:
+                (into / archive.file_name(package)).write_bytes(b"x" * package.size)
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(lists, "_apt", apt)
+    into = tmp_path / "packages"
+    wanted = lists.versions("xz-utils", "arm64")
+    files = lists.download(wanted, into)
+    assert asked == sorted(package.spelled for package in wanted)
+    files[wanted[0]].write_bytes(b"cut")
+    left = into / "left_1_all.deb"
+    left.touch()
+    os.utime(left, (1, 1))
+    asked.clear()
+    assert lists.download(wanted, into) == files
+    assert asked == [wanted[0].spelled]
+    assert files[wanted[0]].stat().st_size == wanted[0].size
+    assert not left.exists() and files[wanted[1]].exists()

@@ -15,12 +15,17 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maid.acceleration.model import Machine
 from maid.errors import MaidError
+
+KEPT = 30 * 86400.0
+"""Seconds that a package is kept for which nothing is made from it: making a set again, after an
+upgrade of maid, then needs no network."""
 
 _UPDATE_SECONDS = 600.0
 _DOWNLOAD_SECONDS = 1800.0
@@ -204,11 +209,17 @@ class Archive:
         return sorted({p for p in found if p}, key=lambda p: _Version(p.version), reverse=True)
 
     def download(self, packages: Iterable[Package], into: Path) -> dict[Package, Path]:
-        """Fetch the packages into a directory; the file of each. Raises ArchiveError."""
+        """Fetch the packages into a directory that keeps them; the file of each. What is there and
+        was not used for KEPT seconds goes. Raises ArchiveError."""
         wanted = sorted(set(packages), key=lambda each: each.spelled)
         into.mkdir(parents=True, exist_ok=True)
         files = {package: into / file_name(package) for package in wanted}
-        missing = [package for package in wanted if not files[package].exists()]
+        missing = []
+        for package, file in files.items():
+            # A copy that did not come to its end (a full disk, a kill) is no package.
+            if not file.exists() or (package.size and file.stat().st_size != package.size):
+                file.unlink(missing_ok=True)
+                missing.append(package)
         for start in range(0, len(missing), 100):
             part = [package.spelled for package in missing[start : start + 100]]
             done = self._apt("download", *part, seconds=_DOWNLOAD_SECONDS, cwd=into)
@@ -220,6 +231,10 @@ class Archive:
         for file in files.values():
             if not file.exists():
                 raise ArchiveError(f"apt-get download did not leave {file.name}")
+            os.utime(file)
+        for file in into.glob("*.deb"):
+            if time.time() - file.stat().st_mtime > KEPT:
+                file.unlink()
         return files
 
     def unpacked(
