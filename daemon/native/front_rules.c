@@ -141,15 +141,6 @@ static int has_variable(char *const *envp, const char *name)
 	return 0;
 }
 
-/* Whether the environment holds @setting, "NAME=VALUE". */
-static int has_setting(char *const *envp, const char *setting)
-{
-	for (; *envp; envp++)
-		if (equal(*envp, setting))
-			return 1;
-	return 0;
-}
-
 static int is_utf8(const char *locale)
 {
 	const char *codeset = "utf8";
@@ -237,10 +228,6 @@ int rules_allow(const char *record, size_t size, const struct process *process, 
 			break;
 		case 'e':
 			if (has_variable(envp, rule.text))
-				return 0;
-			break;
-		case 'E':
-			if (!has_setting(envp, rule.text))
 				return 0;
 			break;
 		case 'l':

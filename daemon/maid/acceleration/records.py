@@ -65,11 +65,6 @@ def environment(name: str) -> Rule:
     return Rule("e", name)
 
 
-def setting(name: str, value: str) -> Rule:
-    """Step aside unless the variable `name` is set to `value`."""
-    return Rule("E", f"{name}={value}")
-
-
 UTF8_LOCALE = Rule("l", "8")
 """Step aside unless the locale is C, POSIX or has the codeset UTF-8."""
 

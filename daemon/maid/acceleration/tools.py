@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
-from maid.acceleration import basics, compilers, go, packaging, perl, shells
+from maid.acceleration import basics, compilers, packaging, perl, shells
 from maid.acceleration.model import Tool
 
 TOOLS: tuple[Tool, ...] = (
@@ -17,7 +17,6 @@ TOOLS: tuple[Tool, ...] = (
     *shells.TOOLS,
     *packaging.TOOLS,
     *compilers.TOOLS,
-    *go.TOOLS,
 )
 """Each by a name of its own."""
 
