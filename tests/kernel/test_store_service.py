@@ -152,9 +152,11 @@ def test_what_is_not_used_is_removed(daemon: Serving, store: Store, state: Path)
     os.utime(state / "acceleration/used-abcde", (1e9, 1e9))
     removed = json.loads(shown(daemon, "prune", "--unused", "30", "--json"))["removed"]
     assert [each["name"] for each in removed] == ["abcde"]
-    assert "1 sets were removed" in shown(daemon, "prune", "--size", "1k")
+    assert "removed 1 set," in shown(daemon, "prune", "--size", "1k")
     assert store.sets() == []
-    assert daemon.maid("accel", "prune").returncode == 2
+    for wrong in ((), ("--size", "much"), ("--size", "-5")):
+        done = daemon.maid("accel", "prune", *wrong)
+        assert done.returncode == 2 and "parameter" not in done.stderr, done
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,7 @@ def test_what_is_not_used_is_removed(daemon: Serving, store: Store, state: Path)
         (("nosuch:thing",), 1, "nosuch"),
         (("trixie",), 2, "debian:trixie"),
         (("debian:",), 2, "is no release"),
+        (("debian:trixie", "--keys", "/no/such"), 1, "/no/such has no keys of debian's archive"),
         (("debian:../../x",), 2, "is no release"),
         (("debian:trixie", "--arch", host().architecture), 1, "this machine's own"),
         (("debian:trixie", "--arch", "vax"), 1, "vax"),

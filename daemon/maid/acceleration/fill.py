@@ -99,6 +99,11 @@ def _from_source(
         )
     place = state / "acceleration" / f"{distribution.name}-{request.codename}-{foreign.debian}"
     keyrings = archives.keyrings(distribution, map(Path, request.keyrings), Path(request.keys))
+    if not keyrings and request.keys != "/":
+        raise ArchiveError(
+            f"{request.keys} has no keys of {distribution.name}'s archive",
+            f"they are {distribution.keyrings[0]} in /usr/share/keyrings of a root file system",
+        )
     archive = Archive(place / "apt", distribution, request.codename, native, foreign, keyrings)
     tell("asking the archive")
     lists = (request.mirrors, archives.machine_mirrors(), request.named)

@@ -173,12 +173,17 @@ def _head(document: dict[str, Any], stream: TextIO) -> list[str]:
     ]
 
 
+def sets(number: int) -> str:
+    """So many sets of the store, in words."""
+    return "1 set" if number == 1 else f"{number} sets"
+
+
 def _store(store: dict[str, Any], stream: TextIO) -> list[str]:
     """The native store: a line, and the newest reason why something was not accelerated."""
     if store["problem"]:
         return [f"no native store: {store['problem']}"]
-    sets = "1 set" if store["sets"] == 1 else f"{store['sets']} sets"
-    line = f"native store: {store['tools']} tools in {sets}, {store['size'] >> 20} MiB"
+    size = f"{store['size'] >> 20} MiB"
+    line = f"native store: {store['tools']} tools in {sets(store['sets'])}, {size}"
     if store["filling"]:
         line += f"; fetching {store['filling']}"
     notes = [f"{paint('!', 'note', stream)} {reason}" for reason in store["reasons"][-1:]]

@@ -15,7 +15,7 @@ from typing import Any
 from maid.cli import render
 from maid.cli.common import show_json
 from maid.client import Client
-from maid.errors import UsageError
+from maid.errors import StepRefused, UsageError
 
 DAY = 86400.0
 
@@ -135,7 +135,9 @@ def summary_line(summary: dict[str, Any]) -> str:
     """The store in one line."""
     words = [
         f"native store {summary['path']}",
-        f"{summary['tools']} tools in {summary['sets']} sets" if summary["sets"] else "empty",
+        f"{summary['tools']} tools in {render.sets(summary['sets'])}"
+        if summary["sets"]
+        else "empty",
     ]
     if summary["sets"]:
         limit = f" of {size(summary['limit'])}" if summary["limit"] else ""
@@ -227,7 +229,12 @@ def prune(client: Client, limit: str, unused: float | None, as_json: bool) -> in
 
     parameters: dict[str, Any] = {}
     if limit:
-        parameters["size"] = parse_size(limit)
+        try:
+            parameters["size"] = parse_size(limit)
+        except StepRefused as error:  # not of a step here: no status of its own
+            raise UsageError(error.message, error.hint) from error
+        if parameters["size"] < 0:
+            raise UsageError(f"{limit!r} is less than nothing", "0 removes everything")
     if unused is not None:
         parameters["unused"] = unused * DAY
     if not parameters:
@@ -241,7 +248,7 @@ def prune(client: Client, limit: str, unused: float | None, as_json: bool) -> in
     for each in removed:
         print(f"removed {each['release']} {each['foreign']} ({each['name']}, {size(each['size'])})")
     freed = sum(each["size"] for each in removed)
-    print(f"{len(removed)} sets were removed, {size(freed)}")
+    print(f"removed {render.sets(len(removed))}, {size(freed)}")
     return 0
 
 
