@@ -1,20 +1,23 @@
 """Which targets get a copy of their interpreter with the front, and what remains without one."""
 
 import asyncio
+import struct
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from keeping import configuration, keeping
 
 from maid.binfmt.entry import Entry
-from maid.config import Config, Scope, load
+from maid.config import Accelerate, Config, Scope, load
 from maid.emulation import bake, emulators
 from maid.emulation.bake import StoreIdentity, store_identity
 from maid.emulation.cpus import CpuChoice
 from maid.emulation.emulators import Choice
 from maid.emulation.interpreters import IdentityCache
 from maid.emulation.targets import TARGETS, own
+from maid.settings import Acceleration
 
 PLAIN, MODEL = "s390x", "aarch64"  # without and with a CPU model of their own
 WITHOUT_PLATFORM = "hppa"
@@ -70,6 +73,15 @@ def test_with_a_store_every_target_of_a_platform_has_a_copy(config: Config, stor
         assert copy.flags == plain.flags == "POCF"
         assert copy.interpreter == plain.interpreter
     assert shape(choose(config, WITHOUT_PLATFORM)) == [(False, "")]
+
+
+def test_switched_off_no_copy_looks_into_a_store_that_is_left(config: Config, store: Path) -> None:
+    """maid-runtime and maid-hook ask nobody: they mount what there is."""
+    off = msgspec.structs.replace(config, acceleration=Acceleration(accelerate=Accelerate.OFF))
+    assert shape(choose(off, PLAIN)) == [(False, "")]
+    known = struct.pack("<QQ", store.stat().st_dev, store.stat().st_ino)
+    copies = [Path(choose(each, MODEL).offers[0].path).read_bytes() for each in (config, off)]
+    assert [known in copy for copy in copies] == [True, False]
 
 
 def test_a_model_that_qemu_does_not_know_leaves_the_native_programs(

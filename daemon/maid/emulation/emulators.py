@@ -17,7 +17,7 @@ from pathlib import Path
 
 from maid import native
 from maid.binfmt.entry import INTERPRETER_LIMIT, Entry, ordered_flags
-from maid.config import Config
+from maid.config import Accelerate, Config
 from maid.emulation import bake, interpreters
 from maid.emulation.interpreters import IdentityCache, Interpreter
 from maid.emulation.ledger import Record
@@ -157,18 +157,20 @@ def _choose(
     notes: list[str] = [rating.reason] if rating.reason else []
     offers = [plain]
     if best.name == "qemu":
-        offers = [*_copies(plain, models, config.paths.state, notes), plain]
+        offers = [*_copies(plain, models, config, notes), plain]
     return Choice(target, tuple(offers), "", tuple(notes))
 
 
-def _copies(plain: Offer, models: tuple[str, ...], state: Path, notes: list[str]) -> list[Offer]:
+def _copies(plain: Offer, models: tuple[str, ...], config: Config, notes: list[str]) -> list[Offer]:
     """The copy of a QEMU with the front, if there is something for a front to do, with the first of
     `models` that the QEMU knows; adds to `notes` what could not be had.
 
-    Without flag P the front cannot know the caller's argv[0], and never uses a native program.
+    Without flag P the front cannot know the caller's argv[0], and never uses a native program. Nor
+    where acceleration is off: other engines mount a store that is left from before.
     """
-    store = None
-    if plain.target.platforms and "P" in plain.flags:
+    state, store = config.paths.state, None
+    is_off = config.acceleration.accelerate is Accelerate.OFF
+    if plain.target.platforms and "P" in plain.flags and not is_off:
         store = bake.store_identity(state)
     refused: dict[str, MaidError] = {}
     for model in models:
