@@ -80,7 +80,9 @@ def main() -> None:
     tree = Path(os.environ["BENCH_FOREIGN"]).resolve()
     heading(f"engines: an unmodified Containerfile for linux/arm64, {options.rounds} rounds")
     archive = debian.partial_archive(tree, "arm64", [*jobs.INSTALLED, *jobs.UNPACKED])
-    with daemon('[acceleration]\nfill = "wait"\n', state=cache() / "bench/state") as filling:
+    with daemon(
+        settings='[acceleration]\nfill = "wait"\n', state=cache() / "bench/state"
+    ) as filling:
         fill(Side(ACCELERATED, filling.socket, "arm64", tree, ("--require-acceleration",)))
     walls: dict[tuple[str, str], list[float]] = {}
     images: dict[tuple[str, str], Contents] = {}
