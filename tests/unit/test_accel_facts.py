@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,47 @@ def test_archives_are_read_from_both_formats_without_comments_and_passwords(root
     assert "https://c/debian" in named
     assert len(named) == len(set(named))
     assert not any("no/" in uri or "bak" in uri or "word" in uri for uri in named)
+
+
+def test_values_may_be_quoted_either_way(rootfs: Path) -> None:
+    text = """# ID=other\nID='debian' \nNAME="\nVERSION_CODENAME="trixie"\n"""
+    (rootfs / "etc/os-release").write_text(text)
+    with opened(rootfs) as root:
+        assert facts.read(root).release == "debian:trixie"
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("etc/os-release", "ID=" + " " * 65_000 + "x"),
+        ("etc/os-release", "ID=" + "'" * 65_000 + "x"),
+        ("etc/apt/sources.list", "\n" * 65_000 + "x"),
+        ("etc/apt/sources.list", "http://a/" + "/" * 60_000 + "!"),
+        ("var/lib/dpkg/status", "\n" * 1_000_000),
+        (
+            "var/lib/dpkg/status",
+            "\n".join(f"Package: p\nVersion: 1\nArchitecture: a{n}\n" for n in range(50_000)),
+        ),
+    ],
+)
+def test_no_file_takes_long_to_read(rootfs: Path, path: str, content: str) -> None:
+    """It is somebody's, and while a pattern is matched nothing else in the daemon runs."""
+    (rootfs / path).parent.mkdir(exist_ok=True)
+    (rootfs / path).write_text(content)
+    with opened(rootfs) as root:
+        begun = time.process_time()
+        with suppress(UnknownRootfs):
+            facts.read(root)
+        facts.mirrors(root)
+        assert time.process_time() - begun < 1
+
+
+def test_so_many_packages_and_mirrors_are_none(rootfs: Path) -> None:
+    (rootfs / "etc/apt").mkdir()
+    (rootfs / "etc/apt/sources.list").write_text("\n".join(f"http://m{i}/x" for i in range(1000)))
+    rows = (f"Package: p{i}\nVersion: 1\nArchitecture: arm64\n" for i in range(30_001))
+    (rootfs / "var/lib/dpkg/status").write_text("\n".join(rows))
+    with opened(rootfs) as root:
+        assert len(facts.mirrors(root)) == 64
+        with pytest.raises(UnknownRootfs, match="more than 30000"):
+            facts.read(root)

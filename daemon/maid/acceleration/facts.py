@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -21,11 +22,13 @@ _OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 _STATUS = "/var/lib/dpkg/status"
 _SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d")
 
-# A full desktop's status has some 4 MB.
-_STATUS_LIMIT = 64 << 20
+# A full desktop's status has some 4 MB, for 3,000 packages.
+_STATUS_LIMIT = 16 << 20
+_PACKAGES_LIMIT = 30_000
 _SMALL_LIMIT = 1 << 16
+_MIRRORS_LIMIT = 64
 
-_LINE = re.compile(r'^([A-Z_]+)=(["\']?)(.*?)\2\s*$', re.M)
+# Of one word or line each: a pattern that tries again and again would hold up the whole daemon.
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,127}")
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?(/[A-Za-z0-9._~+-]*)*")
 _VERSION = re.compile(r"[A-Za-z0-9.+:~-]{1,128}")
@@ -84,6 +87,8 @@ def read(root: int) -> Facts:
     architecture, packages = parse_status(status.decode(errors="replace"))
     if not architecture:
         raise UnknownRootfs("its package database names no architecture")
+    if len(packages) > _PACKAGES_LIMIT:
+        raise UnknownRootfs(f"its package database has more than {_PACKAGES_LIMIT} packages")
     return Facts(distribution, codename, architecture, packages)
 
 
@@ -124,21 +129,21 @@ def parse_status(text: str) -> tuple[str, dict[str, str]]:
             rows.append((name, version, fields.get("Architecture", "")))
     own = next((arch for name, _, arch in rows if name == "dpkg"), "")
     if not own:
-        names = [arch for _, _, arch in rows if arch != "all"]
-        own = max(set(names), key=names.count, default="")
+        names = Counter(arch for _, _, arch in rows if arch != "all")
+        own = max(names, key=names.__getitem__, default="")
     return own, {name: version for name, version, arch in rows if arch in (own, "all")}
 
 
 def mirrors(root: int) -> list[str]:
     """The archives that its package sources name: http and https addresses without a password, in
     order, each once."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for text in _source_texts(root):
         # One line "deb [options] URI suite…" and deb822's "URIs: URI…" alike.
-        for word in re.sub(r"(?m)^\s*#.*$", "", text).split():
-            if _ADDRESS.fullmatch(word) and word.rstrip("/") not in found:
-                found.append(word.rstrip("/"))
-    return found
+        for line in text.split("\n"):
+            words = [] if line.lstrip().startswith("#") else line.split()
+            found |= {word.rstrip("/"): None for word in words if _ADDRESS.fullmatch(word)}
+    return list(found)[:_MIRRORS_LIMIT]
 
 
 def _source_texts(root: int) -> list[str]:
@@ -164,8 +169,17 @@ def _os_release(root: int) -> dict[str, str]:
     for path in _OS_RELEASE:
         content = _content(root, path, _SMALL_LIMIT)
         if content is not None:
-            return {m[1]: m[3] for m in _LINE.finditer(content.decode(errors="replace"))}
+            return dict(map(_assignment, content.decode(errors="replace").split("\n")))
     return {}
+
+
+def _assignment(line: str) -> tuple[str, str]:
+    """Name and value of a line as os-release(5) has it, without quotes."""
+    name, _, value = line.partition("=")
+    value = value.strip()
+    if len(value) > 1 and value[0] in "\"'" and value[-1] == value[0]:
+        value = value[1:-1]
+    return name, value
 
 
 def _content(root: int, path: str, limit: int) -> bytes | None:
