@@ -305,7 +305,8 @@ class Acceleration(Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             description="How large the store may grow, in bytes: after each filling the least used"
-            " tools go. 0 is no limit.",
+            " tools go, those of the last six hours only where there is twice as much. 0 is no"
+            " limit.",
         ),
     ] = 4 << 30
     keyrings: Annotated[

@@ -17,6 +17,11 @@ from maid.acceleration.sets import FORMAT, Entry, Manifest
 from maid.acceleration.store import Store, StoreError
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "GRACE", 0.0)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store", tmp_path / "notes")
@@ -152,6 +157,32 @@ def test_the_least_used_sets_go_first(store: Store) -> None:
     assert store.prune(size=500, unused=3600) == []
     assert [each.name for each in store.prune(size=0)] == ["aaaaa"]
     assert list((store.root / "id").iterdir()) == []
+
+
+def test_what_is_in_use_is_spared(store: Store) -> None:
+    for name, age in (("aaaaa", 10), ("bbbbb", 5000)):
+        publish(store, name, [name])
+        os.utime(store.notes / f"used-{name}", (time.time() - age,) * 2)
+    assert [each.name for each in store.prune(size=0, spared=60)] == ["bbbbb"]
+    assert [each.name for each in store.sets()] == ["aaaaa"]
+
+
+def test_a_program_that_has_just_started_finds_its_libraries(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the front's execve and the loader's first open a set may be removed."""
+    publish(store, "aaaaa", ["xz"])
+    seen = []
+
+    def look(seconds: float) -> None:
+        record = (store.root / "id" / b"xz".hex()).exists()
+        seen.append((seconds, record, (store.root / "aaaaa/bin/xz").exists()))
+
+    monkeypatch.setattr(store_module, "GRACE", 1.5)
+    monkeypatch.setattr(time, "sleep", look)
+    store.prune(size=0)
+    assert seen == [(1.5, False, True)]
+    assert not (store.root / "aaaaa").exists()
 
 
 def test_what_a_killed_maker_left_is_removed_when_it_is_old(store: Store) -> None:

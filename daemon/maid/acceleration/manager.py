@@ -35,6 +35,10 @@ RETRY = 3600.0
 WAIT = 600.0
 """Seconds that a step waits at most for a filling, where the configuration says so."""
 
+IN_USE = 6 * 3600.0
+"""Seconds since its last use for which a set is not removed for a newer one, while the store has
+less than twice what it may have."""
+
 QUEUE = 8
 """Root file systems that wait at most to have tools fetched for them; what is seen beyond that is
 seen again."""
@@ -415,7 +419,10 @@ class Acceleration:
                 )
             limit = self._config.acceleration.max_bytes
             if limit:
-                await asyncio.to_thread(store.prune, size=limit)
+                # Long builds may still use a set that was last looked for when they began; but the
+                # limit is for whoever makes many sets, too.
+                await asyncio.to_thread(store.prune, size=limit, spared=IN_USE)
+                await asyncio.to_thread(store.prune, size=2 * limit)
             return done
 
     # Keeping ------------------------------------------------------------------------------------

@@ -34,6 +34,9 @@ _TEMPORARY = ".new-"
 WORK = ".work-"
 """Begins the names, beside the notes, of what is only needed while a set is made."""
 _LOCK_SECONDS = 60.0
+GRACE = 1.0
+"""Seconds between the end of a set's records and its files' end: a program that was started by one
+of them loads its libraries then."""
 
 
 class StoreError(MaidError):
@@ -168,29 +171,36 @@ class Store:
         except OSError:
             return 0.0
 
-    def prune(self, size: int | None = None, unused: float | None = None) -> list[Manifest]:
+    def prune(
+        self, size: int | None = None, unused: float | None = None, spared: float = 0.0
+    ) -> list[Manifest]:
         """Remove sets not used for `unused` seconds, then the least used ones until the store has
-        at most `size` bytes; and what was left behind half made. Returns the sets removed.
+        at most `size` bytes, but none that was used within `spared` seconds; and what was left
+        behind half made. Returns the sets removed.
 
-        A step that runs a tool of a removed set goes on; its next start is emulated. Raises
-        StoreError.
+        A step that runs a tool of a removed set goes on; its next start is emulated. Only a tool
+        that needs more of its set after it has started (perl's modules, a compiler's parts) may
+        fail. Raises StoreError.
         """
         try:
             with self._locked():
                 now = time.time()
                 self._remove_temporary(3600.0)
-                for path in self.root.iterdir():
-                    if _NAME.fullmatch(path.name) and self._manifest(path) is None:
-                        self._remove(path.name)  # of another format, or half published
+                gone = [
+                    path.name  # of another format, or half published
+                    for path in self.root.iterdir()
+                    if _NAME.fullmatch(path.name) and self._manifest(path) is None
+                ]
                 sets = sorted(self.sets(), key=lambda each: self.last_used(each.name))
                 total = sum(each.size for each in sets)
                 removed = []
                 for each in sets:
-                    old = unused is not None and now - self.last_used(each.name) > unused
-                    if old or (size is not None and total > size):
-                        self._remove(each.name)
+                    age = now - self.last_used(each.name)
+                    old = unused is not None and age > unused
+                    if age >= spared and (old or (size is not None and total > size)):
                         total -= each.size
                         removed.append(each)
+                self._remove(*gone, *(each.name for each in removed))
                 # What others have too is found there from now on.
                 for manifest in self.sets():
                     self._write_records(manifest.entries)
@@ -223,9 +233,8 @@ class Store:
         StoreError."""
         try:
             with self._locked():
-                for name in names:
-                    if (self.root / name).exists():  # nobody else was faster
-                        self._remove(name)
+                # Somebody else may have been faster.
+                self._remove(*(name for name in names if (self.root / name).exists()))
                 known = self._records()
                 for path in (self.root / RECORDS).iterdir():
                     if (path.name, path.read_bytes()) not in known:
@@ -294,19 +303,24 @@ class Store:
             temporary.rename(directory / entry.build_id)
         _sync(directory)
 
-    def _remove(self, name: str) -> None:
+    def _remove(self, *names: str) -> None:
         """The records first: what a record names is always there."""
+        if not names:
+            return
         directory = self.root / RECORDS
+        begins = tuple(f"{records.MOUNT}/{name}/" for name in names)
         for path in directory.iterdir():
-            if self._program(path.name).startswith(f"{records.MOUNT}/{name}/"):
+            if self._program(path.name).startswith(begins):
                 path.unlink()
         _sync(directory)
-        gone = self.root / f"{_TEMPORARY}gone-{name}"
-        shutil.rmtree(gone, ignore_errors=True)
-        (self.root / name).rename(gone)
-        shutil.rmtree(gone)
-        (self.notes / f"used-{name}").unlink(missing_ok=True)
-        self._manifests.pop(name, None)
+        time.sleep(GRACE)
+        for name in names:
+            gone = self.root / f"{_TEMPORARY}gone-{name}"
+            shutil.rmtree(gone, ignore_errors=True)
+            (self.root / name).rename(gone)
+            shutil.rmtree(gone)
+            (self.notes / f"used-{name}").unlink(missing_ok=True)
+            self._manifests.pop(name, None)
 
     def _take_back(self, name: str) -> None:
         """Remove a set that could not be published, and give its builds to the others."""
