@@ -15,8 +15,8 @@
  * It can hand the process back to QEMU, as long as nothing has come of it yet:
  * before main() when a directory of modules ("modules=" setting) holds one
  * without a twin, and later when the program loads such a module from elsewhere,
- * has written nothing, started no process and stands where it was started. The
- * path below /dev/.maid/emulate/ (a link to /) tells the front to stand aside.
+ * has written nothing, changed nothing, read nothing from a pipe, started no
+ * process and stands where it was started. The path below /dev/.maid/emulate/ (a link to /) tells the front to stand aside.
  *
  * The settings stand in the program itself, in a segment that begins with MAGIC:
  * strings KEY=VALUE, each ended by a zero byte, the last one empty.
@@ -279,15 +279,7 @@ static int untouched(void)
 	    directory.st_dev != first.directory.st_dev ||
 	    directory.st_ino != first.directory.st_ino)
 		return 0;
-	/* What came through a pipe is gone: a script, when none is named. */
-	if (first.input < 0) {
-		int named = 0;
-
-		while (*++argument)
-			named |= **argument != '-';
-		return named;
-	}
-	return syscall(SYS_lseek, 0, first.input, SEEK_SET) == first.input;
+	return first.input < 0 || syscall(SYS_lseek, 0, first.input, SEEK_SET) == first.input;
 }
 
 /* Starts the foreign program under QEMU in this process; returns if that fails. */

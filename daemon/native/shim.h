@@ -8,6 +8,9 @@
 /* The program's setting KEY, a string, or NULL where it has none. */
 const char *setting(const char *key);
 
+/* Something was done that a second start of the program would do again (shim_effects.c). */
+extern int has_effects;
+
 /* With the setting "division": lets INT64_MIN / -1 be what it is on most machines. */
 void prepare_division(void);
 

@@ -66,6 +66,8 @@ EXPORT int open64(const char *path, int flags, ...)
 	va_end(arguments);
 	if (has_foreign_flags(__builtin_return_address(0)))
 		flags = exchanged(flags);
+	if (flags & (O_CREAT | O_TRUNC))
+		has_effects = 1;
 	return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 

@@ -59,6 +59,10 @@ _RULES = (
     records.environment("PERLLIB"),
     records.environment("PERL5OPT"),
     records.environment("PERL5DB"),
+    # The tests of a module that is being built: a compiled one without a twin, and the first line
+    # of output may come before it is loaded.
+    records.argument_with("blib"),
+    records.environment("PERL_DL_NONLAZY"),
     # Modules installed by hand; their directory's name is in perl once more, in a form that is not
     # changed.
     records.exists("/usr/local/lib/{gnu}/perl"),

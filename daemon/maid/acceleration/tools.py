@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+from maid import native
 from maid.acceleration import basics, compilers, packaging, perl, shells
 from maid.acceleration.model import Tool
 
@@ -54,9 +55,11 @@ _OTHERS = frozenset(
 
 @cache
 def digest() -> str:
-    """Changes when the tables do, or the code that makes sets: sets of another one are not
-    counted on any more."""
+    """Changes when the tables do, the code that makes sets, or a library of maid's that goes into
+    them: sets of another one are not counted on any more."""
     content = hashlib.sha256()
+    for name in sorted({tool.preload for tool in TOOLS} - {""}):
+        content.update(Path(native.path(name)).read_bytes())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         if path.stem not in _OTHERS:
             content.update(path.read_bytes())
