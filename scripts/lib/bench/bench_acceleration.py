@@ -15,7 +15,7 @@ from pathlib import Path
 
 import debian
 import jobs
-from common import cache, heading, hide_unified, median, row
+from common import cache, end_tidily, heading, hide_unified, median, row
 from jobs import JOBS, Job, Material
 from sides import (
     ACCELERATED,
@@ -91,22 +91,18 @@ def measure(
     return figures
 
 
-def show(all_figures: list[Figures]) -> None:
-    """The tables: CPU, wall, what is aimed at, what is the same."""
-    for what in ("cpu", "wall"):
-        words = {"cpu": "CPU seconds", "wall": "seconds that passed"}[what]
-        print(f"\n  {words + ', medians':<30}" + "".join(f"{name:>13}" for name in ORDER), end="")
-        print(f"{'acc./native':>13}{'plain/acc.':>12}")
-        for figures in all_figures:
-            seconds = {name: getattr(figures, what)(name) for name in ORDER}
-            print(
-                f"  {figures.job.name:<30}" + "".join(f"{seconds[n]:13.2f}" for n in ORDER), end=""
-            )
-            print(f"{seconds[ACCELERATED] / seconds[NATIVE]:13.2f}", end="")
-            print(f"{seconds[PLAIN] / seconds[ACCELERATED]:12.1f}", flush=True)
-    print()
-    for figures in all_figures:
-        show_aims(figures)
+def show_header(words: str) -> None:
+    """The first line of a table."""
+    columns = "".join(f"{name:>13}" for name in ORDER)
+    print(f"\n  {words:<30}{columns}{'acc./native':>13}{'plain/acc.':>12}", flush=True)
+
+
+def show_line(name: str, seconds: dict[str, float]) -> None:
+    """A job's line of a table: its seconds on every side, and the two ratios."""
+    columns = "".join(f"{seconds[side]:13.2f}" for side in ORDER)
+    ours = seconds[ACCELERATED]
+    ratios = f"{ours / seconds[NATIVE]:13.2f}{seconds[PLAIN] / ours:12.1f}"
+    print(f"  {name:<30}{columns}{ratios}", flush=True)
 
 
 def show_aims(figures: Figures) -> None:
@@ -143,6 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     architecture = options.architecture
     hide_unified()
+    end_tidily()
     trees = {
         "amd64": Path(os.environ["BENCH_NATIVE"]).resolve(),
         architecture: Path(os.environ["BENCH_FOREIGN"]).resolve(),
@@ -166,10 +163,18 @@ def main() -> None:
             for name in (PLAIN, CHOSEN):
                 row(name, made[name].emulator)
             measured = []
+            show_header("CPU seconds, medians")
             for job in JOBS:
                 if options.only in job.name:
-                    measured.append(measure(job, made, files, options.rounds, place, address))
-            show(measured)
+                    figures = measure(job, made, files, options.rounds, place, address)
+                    show_line(job.name, {side: figures.cpu(side) for side in ORDER})
+                    measured.append(figures)
+    show_header("seconds that passed, medians")
+    for figures in measured:
+        show_line(figures.job.name, {side: figures.wall(side) for side in ORDER})
+    print()
+    for figures in measured:
+        show_aims(figures)
 
 
 if __name__ == "__main__":

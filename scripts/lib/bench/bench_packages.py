@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import debian
-from common import aim, cache, heading, hide_unified, median, row
+from common import aim, cache, end_tidily, heading, hide_unified, median, row
 from sides import ACCELERATED, NATIVE, PLAIN, TARGETS, Ran, Side, sides
 
 PACKAGES = {
@@ -184,6 +184,7 @@ def main() -> None:
     architecture: str = options.architecture
     names: Sequence[str] = options.packages or PACKAGES[architecture]
     hide_unified()
+    end_tidily()
     heading(f"packages: Debian 13 {architecture}, dpkg-buildpackage")
     found = debian.sources(names)
     trees = [Path(os.environ[f"BENCH_{each}"]).resolve() for each in ("NATIVE", "FOREIGN")]

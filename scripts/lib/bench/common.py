@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -148,6 +149,11 @@ def cpu_seconds(command: Sequence[str]) -> tuple[float, float]:
     wall = time.perf_counter() - begun
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def end_tidily() -> None:
+    """End by an exception when SIGTERM comes, so that daemons and directories go too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def hide_unified() -> None:
