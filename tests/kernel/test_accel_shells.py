@@ -53,7 +53,8 @@ MAKE = [
 M4 = [
     "m4 --version",
     "echo 'eval(-2147483648/-1) eval(1<<33) eval(-7%3) eval(2**31) eval(255,16,8)' | m4",
-    "echo 'changequote([,])define(x,[$2$1])x(a,b) index(hello,l) format(%05.2f|%a,3.14159,0.1) len(abc)' | m4",
+    "echo 'changequote([,])define(x,[$2$1])x(a,b) index(hello,l) len(abc)' | m4",
+    "echo 'format(%05.2f|%a,3.14159,0.1)' | m4",
     "echo 'syscmd(exit 3)sysval esyscmd(uname -m) incr(2147483647)' | m4",
 ]
 
