@@ -292,6 +292,18 @@ def test_a_set_whose_records_could_not_all_be_written_is_none(
     assert sorted(path.name for path in store.root.iterdir()) == ["aaaaa", "emulate", "id"]
 
 
+def test_a_file_that_could_not_be_written_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        store_module._write(tmp_path / "record", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
 class Killed(BaseException):
     """What ends a process at once."""
 

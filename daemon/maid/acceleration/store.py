@@ -384,6 +384,9 @@ def _write(path: Path, data: bytes) -> None:
         while done < len(data):
             done += os.write(file, data[done:])
         os.fsync(file)
+    except BaseException:
+        path.unlink()
+        raise
     finally:
         os.close(file)
 
