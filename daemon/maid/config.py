@@ -81,8 +81,8 @@ def load(
 
     In private scope [paths] and the socket's path come from a file only when it was asked for: the
     default file's are the service's, which a private daemon must not touch. Without them root gets
-    /run/maid/private/io.maid, /run/maid/private/<hash of the socket path> and /var/lib/maid
-    (which holds caches keyed by content only), anybody else the same below $XDG_RUNTIME_DIR/maid
+    /run/maid/private/io.maid, /run/maid/private/<hash of the socket path> and
+    /var/lib/maid/private, anybody else the same below $XDG_RUNTIME_DIR/maid
     and $XDG_STATE_HOME/maid.
 
     Raises ConfigError.
@@ -270,7 +270,7 @@ def _private_places(environ: Mapping[str, str], uid: int) -> tuple[Path, Path]:
     ignored, and something else must be found where there is no runtime directory.
     """
     if uid == 0:
-        return Paths().runtime / "private", Paths().state
+        return Paths().runtime / "private", Paths().state / "private"
 
     def directory(variable: str) -> Path | None:
         value = environ.get(variable, "")

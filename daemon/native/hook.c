@@ -112,6 +112,12 @@ static bool bind(int store, int devices, int point)
 	if (mount(from, to, NULL, MS_BIND, NULL) < 0)
 		return false;
 	top = open_directory(devices, STORE_MOUNT, RESOLVE_BENEATH);
+	if (top < 0) {
+		/* The directory below is open already, and a mount is taken off from there too. */
+		snprintf(to, sizeof(to), "/proc/self/fd/%d/" STORE_MOUNT, devices);
+		umount2(to, MNT_DETACH);
+		return false;
+	}
 	snprintf(to, sizeof(to), "/proc/self/fd/%d", top);
 	/* In a user namespace the flags of the mount that was copied are locked: they are to be named again. */
 	if (fstatvfs(top, &inherited) == 0) {

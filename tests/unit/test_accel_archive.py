@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from maid.acceleration import archive
-from maid.acceleration.archive import DISTRIBUTIONS, Archive, ArchiveError, Mirrors, source_version
+from maid.acceleration import archive, distributions
+from maid.acceleration.archive import Archive, ArchiveError, source_version
+from maid.acceleration.distributions import DISTRIBUTIONS, Mirrors
 from maid.acceleration.model import MACHINES
 
 AMD64, ARM64 = MACHINES["amd64"], MACHINES["arm64"]
@@ -129,8 +130,8 @@ def test_ubuntu_has_other_architectures_in_its_ports() -> None:
 def test_mirrors_are_known_by_how_they_end_and_the_usual_one_comes_last() -> None:
     debian = DISTRIBUTIONS["debian"]
     usual = Mirrors(debian.main, debian.security)
-    assert archive.mirrors(debian, ([], ["http://x/other"])) == [usual]
-    assert archive.mirrors(
+    assert distributions.mirrors(debian, ([], ["http://x/other"])) == [usual]
+    assert distributions.mirrors(
         debian, (["http://a/debian-security", "http://a/debian"], ["http://b/debian"])
     ) == [
         Mirrors("http://a/debian", "http://a/debian-security"),
@@ -138,7 +139,7 @@ def test_mirrors_are_known_by_how_they_end_and_the_usual_one_comes_last() -> Non
         usual,
     ]
     ubuntu = DISTRIBUTIONS["ubuntu"]
-    assert archive.mirrors(ubuntu, (["http://a/ubuntu"],))[0] == Mirrors(
+    assert distributions.mirrors(ubuntu, (["http://a/ubuntu"],))[0] == Mirrors(
         "http://a/ubuntu", "http://a/ubuntu", ubuntu.ports
     )
 
@@ -153,14 +154,14 @@ def test_no_keys_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
 
 def test_keys_are_the_machine_s_unless_others_are_configured(tmp_path: Path) -> None:
     debian = DISTRIBUTIONS["debian"]
-    assert archive.keyrings(debian, [], tmp_path) == []
+    assert distributions.keyrings(debian, [], tmp_path) == []
     own = tmp_path / "usr/share/keyrings" / debian.keyrings[0]
     own.parent.mkdir(parents=True)
     own.touch()
     other = tmp_path / "other.gpg"
     other.touch()
-    assert archive.keyrings(debian, [], tmp_path) == [own]
-    assert archive.keyrings(debian, [other], tmp_path) == [other, own]
+    assert distributions.keyrings(debian, [], tmp_path) == [own]
+    assert distributions.keyrings(debian, [other], tmp_path) == [other, own]
 
 
 def test_an_archive_signed_by_somebody_else_is_refused(tmp_path: Path) -> None:

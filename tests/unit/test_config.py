@@ -249,7 +249,7 @@ def test_a_private_daemon_of_roots_has_places_by_its_socket(write) -> None:
     runtimes = {first[1], second[1], default[1]}
     assert len(runtimes) == 3
     assert {Path(each).parent for each in runtimes} == {Path("/run/maid/private")}
-    assert {first[2], second[2], default[2]} == {"/var/lib/maid"}
+    assert {first[2], second[2], default[2]} == {"/var/lib/maid/private"}
 
 
 def test_a_relative_socket_is_the_same_place_from_everywhere(write, tmp_path, monkeypatch) -> None:

@@ -6,11 +6,13 @@ the archive's signature, here against keys that this machine trusts, and every p
 signed lists. Two architectures are asked for at once: the foreign one, whose programs are to be
 replaced, and the host's.
 
-Knows archives, sources and versions; what is taken out of the packages is sets.py's.
+Knows apt, packages and versions; where archives are is distributions.py's, what is taken out of the
+packages making.py's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maid.acceleration.distributions import Distribution, Mirrors, machine_settings
 from maid.acceleration.model import Machine
 from maid.errors import MaidError
 
@@ -29,7 +32,6 @@ upgrade of maid, then needs no network."""
 
 _UPDATE_SECONDS = 600.0
 _DOWNLOAD_SECONDS = 1800.0
-_SETTINGS = re.compile(r"^(Acquire::(http|https|ftp|Check-|Retries|By-Hash)\S* .*;)$", re.M)
 
 
 # What no tool consists of: most of the files of the packages, and of the time to unpack them.
@@ -44,51 +46,6 @@ Tell = Callable[[str], None]
 
 class ArchiveError(MaidError):
     """The archive could not be asked, or does not have what is wanted."""
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Where a distribution keeps what: `pockets` are suites as a pattern with {} for the release,
-    the second field says which of the archives; `keyrings` are files in /usr/share/keyrings of a
-    machine that has the distribution's keys, from the Debian package `keyring_package`."""
-
-    name: str
-    main: str
-    security: str
-    ports: str
-    pockets: tuple[tuple[str, str], ...]
-    components: str
-    keyrings: tuple[str, ...]
-    keyring_package: str
-    main_architectures: tuple[str, ...]
-
-
-DISTRIBUTIONS = {
-    "debian": Distribution(
-        "debian",
-        "http://deb.debian.org/debian",
-        "http://deb.debian.org/debian-security",
-        "",
-        (("{}", "main"), ("{}-updates", "main"), ("{}-security", "security")),
-        "main",
-        ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp"),
-        "debian-archive-keyring",
-        ("amd64", "arm64", "armhf", "armel", "i386", "ppc64el", "riscv64", "s390x", "mips64el"),
-    ),
-    "ubuntu": Distribution(
-        "ubuntu",
-        "http://archive.ubuntu.com/ubuntu",
-        "http://archive.ubuntu.com/ubuntu",
-        "http://ports.ubuntu.com/ubuntu-ports",
-        (("{}", "main"), ("{}-updates", "main"), ("{}-security", "security")),
-        "main universe",
-        ("ubuntu-archive-keyring.gpg",),
-        "ubuntu-keyring",
-        ("amd64", "i386"),
-    ),
-}
-"""The distributions that native tools are taken from; `ports` has the architectures that the main
-archive has not (Ubuntu: all but amd64 and i386)."""
 
 
 @dataclass(frozen=True)
@@ -137,15 +94,6 @@ def _order(text: str) -> list[tuple[list[int], int]]:
         ranks = [-1 if c == "~" else ord(c) if c.isalpha() else ord(c) + 256 for c in letters]
         parts.append(([*ranks, 0], int(digits or 0)))
     return parts
-
-
-@dataclass(frozen=True)
-class Mirrors:
-    """The addresses of a distribution's archives."""
-
-    main: str
-    security: str
-    ports: str = ""
 
 
 class Archive:
@@ -259,7 +207,14 @@ class Archive:
         for name in ("lists/partial", "cache/archives/partial", "etc/parts", "etc/preferences.d"):
             (root / name).mkdir(parents=True, exist_ok=True)
         (root / "status").touch()
-        (root / "etc/sources.list").write_text("".join(self._sources(mirrors)))
+        sources = root / "etc/sources.list"
+        text = "".join(self._sources(mirrors))
+        if not sources.exists() or sources.read_text() != text:
+            # Lists of other archives, or checked with other keys, are not to be found again.
+            shutil.rmtree(root / "lists", ignore_errors=True)
+            (root / "lists/partial").mkdir(parents=True)
+            sources.write_text(text)
+        _give_to_apt(root / "lists/partial")
         architectures = f'"{self.native.debian}"; "{self.foreign.debian}";'
         (root / "apt.conf").write_text(
             f'Dir "{root}";\n'
@@ -272,9 +227,7 @@ class Archive:
             'Dir::Etc::main "none";\nDir::Log "log";\n'
             f'APT::Architecture "{self.native.debian}";\n'
             f"APT::Architectures {{ {architectures} }};\n"
-            'Acquire::Languages "none";\nAcquire::GzipIndexes "false";\n'
-            # The lists are in a directory that only maid's user may write.
-            'APT::Sandbox::User "root";\n' + machine_settings()
+            'Acquire::Languages "none";\nAcquire::GzipIndexes "false";\n' + machine_settings()
         )
 
     def _sources(self, mirrors: Mirrors) -> Iterator[str]:
@@ -334,6 +287,15 @@ class Archive:
                     self._paragraphs.setdefault((name, architecture), []).append(paragraph)
 
 
+def _give_to_apt(partial: Path) -> None:
+    """Let apt's own user write there, as who apt talks to servers (APT::Sandbox::User): apt does it
+    as root where that user cannot reach the directory."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(LookupError, OSError):
+            shutil.chown(partial, "_apt")
+            partial.chmod(0o700)
+
+
 def unpack(package: Path, into: Path) -> None:
     """Unpack a .deb's files, less documentation and headers; nothing of it is executed. Raises
     ArchiveError."""
@@ -361,69 +323,6 @@ def unpack(package: Path, into: Path) -> None:
             f"{package.name} cannot be unpacked: {_last_words(done.stderr)}",
             "is there room on the disk?",
         )
-
-
-def keyrings(distribution: Distribution, configured: Iterable[Path], root: Path) -> list[Path]:
-    """The files of keys for a distribution: those configured, and those below `root`, which is the
-    machine's "/" or a root file system whose keys somebody trusts."""
-    directory = root / "usr/share/keyrings"
-    own = (directory / name for name in distribution.keyrings)
-    found = [path for path in (*configured, *own) if path.is_file()]
-    # Debian 13 has the same keys under both names.
-    return found[:1] if not configured else found
-
-
-def mirrors(distribution: Distribution, lists: Iterable[Iterable[str]]) -> list[Mirrors]:
-    """The mirrors to try: what each of the lists of addresses has for the distribution, by how they
-    end, then its own. What a list does not have is taken from the distribution's own."""
-    usual = Mirrors(distribution.main, distribution.security, distribution.ports)
-    found = []
-    for addresses in map(tuple, lists):
-
-        def ending(text: str, otherwise: str, addresses: tuple[str, ...] = addresses) -> str:
-            return next((each for each in addresses if each.endswith(text)), otherwise)
-
-        main = ending(f"/{distribution.name}", "")
-        if main:
-            # Where there is no archive of its own for security (Ubuntu), the main one has it.
-            own = usual.security if usual.security != usual.main else main
-            secure = ending(f"/{distribution.name}-security", own)
-            ports = usual.ports and ending(f"/{distribution.name}-ports", usual.ports)
-            found.append(Mirrors(main, secure, ports))
-    return list(dict.fromkeys([*found, usual]))
-
-
-def machine_settings() -> str:
-    """What the machine's apt knows of the network (proxies, dates), as configuration."""
-    try:
-        done = subprocess.run(
-            ["apt-config", "dump"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return "".join(f"{line[0]}\n" for line in _SETTINGS.findall(done.stdout))
-
-
-def machine_mirrors() -> list[str]:
-    """The archives that this machine's own package lists are from, each once."""
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return list(dict.fromkeys(uri.rstrip("/") for uri in done.stdout.split()))
 
 
 def parse_package(paragraph: str) -> Package | None:

@@ -14,6 +14,8 @@ uptime, who and the like (nothing to gain).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from maid.acceleration import records
 from maid.acceleration.model import Need, Tool
 from maid.acceleration.respell import respelled
@@ -238,5 +240,10 @@ def _coreutils() -> tuple[Tool, ...]:
     )
 
 
-TOOLS = (*_COMPRESSORS, *_ARCHIVERS, *_TEXT_TOOLS, *_coreutils())
+# What a program with pointers of 32 bits refuses or cuts off (dd bs=3G, sort -S 5G, a date after
+# 2038), one with 64 does.
+TOOLS = tuple(
+    replace(tool, needs=tool.needs | Need.WIDTH)
+    for tool in (*_COMPRESSORS, *_ARCHIVERS, *_TEXT_TOOLS, *_coreutils())
+)
 """All of them."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from maid import kernel
-from maid.acceleration.archive import DISTRIBUTIONS
+from maid.acceleration.distributions import DISTRIBUTIONS
 from maid.errors import MaidError, UsageError
 
 _OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")

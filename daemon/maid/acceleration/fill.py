@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from maid.acceleration import archive as archives
-from maid.acceleration import prove, selecting, sets, tools
-from maid.acceleration.archive import DISTRIBUTIONS, Archive, ArchiveError, Tell
+from maid.acceleration import distributions, prove, selecting, sets, tools
+from maid.acceleration.archive import Archive, ArchiveError, Tell
+from maid.acceleration.distributions import DISTRIBUTIONS
 from maid.acceleration.making import Maker
 from maid.acceleration.model import MACHINES, Machine, Place
 from maid.acceleration.roots import Roots
@@ -98,7 +98,7 @@ def _from_source(
             f"there are: {', '.join(DISTRIBUTIONS)}",
         )
     place = state / "acceleration" / f"{distribution.name}-{request.codename}-{foreign.debian}"
-    keyrings = archives.keyrings(distribution, map(Path, request.keyrings), Path(request.keys))
+    keyrings = distributions.keyrings(distribution, map(Path, request.keyrings), Path(request.keys))
     if not keyrings and request.keys != "/":
         raise ArchiveError(
             f"{request.keys} has no keys of {distribution.name}'s archive",
@@ -106,8 +106,8 @@ def _from_source(
         )
     archive = Archive(place / "apt", distribution, request.codename, native, foreign, keyrings)
     tell("asking the archive")
-    lists = (request.mirrors, archives.machine_mirrors(), request.named)
-    mirror = archive.update(archives.mirrors(distribution, lists))
+    lists = (request.mirrors, distributions.machine_mirrors(), request.named)
+    mirror = archive.update(distributions.mirrors(distribution, lists))
     return _fill(request, archive, mirror.main, store, tell)
 
 

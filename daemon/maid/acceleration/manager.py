@@ -131,7 +131,9 @@ class Acceleration:
                 self._emit("refused", "", f"programs are not accelerated: {error}")
 
     async def exclude(self) -> None:
-        """Remove the sets with tools that the configuration does not allow (any more)."""
+        """Remove the sets with tools that the configuration does not allow (any more), and those of
+        other tables than this maid's: a rule may have come since, and their records would go on
+        without it."""
         store = self._store
         if store is None:
             return
@@ -139,7 +141,8 @@ class Acceleration:
         dropped = [
             each.name
             for each in store.sets()
-            if any(entry.tool not in allowed for entry in each.entries)
+            if each.tables != tools.digest()
+            or any(entry.tool not in allowed for entry in each.entries)
         ]
         try:
             if dropped:

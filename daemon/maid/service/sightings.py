@@ -36,7 +36,8 @@ class Sightings:
     def add(self, root: int, uid: int, trusted: bool) -> bool:
         """Look at `root`, a directory's descriptor, which is closed then; whether that is done.
 
-        `trusted`: by root, who may have the archives asked that it names.
+        `trusted`: told of by root, who may have any file system looked at. The archives that it
+        names are asked for nobody's sake: an engine's hook, which is root, tells of any image.
         """
         now = time.monotonic()
         recent, running = self._recent[uid], self._running[uid]
@@ -47,7 +48,7 @@ class Sightings:
             os.close(root)
             return False
         recent.append(now)
-        task = asyncio.get_running_loop().create_task(self._look(root, trusted))
+        task = asyncio.get_running_loop().create_task(self._look(root))
         running.add(task)
 
         def done(task: asyncio.Task[None]) -> None:
@@ -57,10 +58,10 @@ class Sightings:
         task.add_done_callback(done)
         return True
 
-    async def _look(self, root: int, trusted: bool) -> None:
+    async def _look(self, root: int) -> None:
         # It has told of what failed, as an event.
         with contextlib.suppress(MaidError, OSError):
-            await self._acceleration.seen(root, wait=False, trusted=trusted)
+            await self._acceleration.seen(root, wait=False)
 
     async def close(self) -> None:
         """Look at nothing any longer."""
