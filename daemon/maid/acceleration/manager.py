@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import msgspec
 
 from maid.acceleration import facts, tools, worker
+from maid.acceleration.coverage import Seen, cover
 from maid.acceleration.facts import Facts
 from maid.acceleration.fill import Done, Request
 from maid.acceleration.model import MACHINES, Machine
@@ -51,16 +52,6 @@ LEFT = 20_000
 
 REMEMBERED = 512
 """Root file systems whose verdict is kept, by the state of their package database."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the store has for a root file system: `ready`, all that it can have; `reason` why not,
-    or not yet, or ""; `sets` the names of the sets that serve it."""
-
-    ready: bool
-    reason: str
-    sets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,54 +218,16 @@ class Acceleration:
         return seen
 
     def _cover(self, found: Facts) -> tuple[Seen, set[tuple[str, str]]]:
-        """What the sets there are have for these packages; and where more could be fetched, the
-        packages with tools and their versions."""
+        """coverage.cover of the sets there are, which count as used now."""
         if self._store is None or self._native is None:  # switched off meanwhile
             return Seen(False, self._problem), set()
-        nothing: set[tuple[str, str]] = set()
-        foreign = MACHINES.get(found.architecture)
-        if foreign is None or foreign == self._native:
-            return Seen(False, f"there are no native tools for {found.architecture} here"), nothing
-        wanted = {
-            (package, found.packages[package])
-            for tool in tools.chosen(self._config.acceleration.tools)
-            if tool.serves(self._native, foreign)
-            for package in (tool.package.replace("{gnu}", foreign.gnu),)
-            if package in found.packages
-        }
-        if not wanted:
-            return Seen(
-                False, "it has none of the programs that native tools stand in for"
-            ), nothing
-        serving: list[str] = []
-        left = self._left.get(found.release + found.architecture, {})
-        rest = wanted - {(package, version) for _, package, version in left}
-        for manifest in self._store.sets():
-            if (
-                manifest.tables != tools.digest()
-                or manifest.distribution != found.distribution
-                or manifest.native != self._native.debian
-                or manifest.foreign != found.architecture
-            ):
-                continue
-            has = {(entry.package, entry.version) for entry in manifest.entries}
-            if has & wanted:
-                serving.append(manifest.name)
-                self._store.used(manifest.name)
-            rest -= has | {(each.package, each.version) for each in manifest.left}
-        if rest:
-            package, version = min(rest)
-            more = f" and {len(rest) - 1} more" if len(rest) > 1 else ""
-            return Seen(
-                False,
-                f"the store has no tools for {package} {version}{more} of {found.release}"
-                f" {found.architecture}",
-                tuple(serving),
-            ), wanted
-        if not serving:
-            reason = next(iter(left.values())).reason if left else "none is of the same version"
-            return Seen(False, f"every tool stays emulated: {reason}"), nothing
-        return Seen(True, "", tuple(serving)), nothing
+        chosen = tools.chosen(self._config.acceleration.tools)
+        left = self._left.get(found.release + found.architecture, {}).values()
+        current = [each for each in self._store.sets() if each.tables == tools.digest()]
+        seen, wanted = cover(found, chosen, current, left, self._native)
+        for name in seen.sets:
+            self._store.used(name)
+        return seen, wanted
 
     async def _have(
         self, found: Facts, wanted: set[tuple[str, str]], named: list[str], wait: bool, seen: Seen
