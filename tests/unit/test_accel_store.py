@@ -367,3 +367,21 @@ def test_a_set_with_a_damaged_manifest_is_none_and_can_be_made_again(store: Stor
     publish(fresh, "aaaaa", ["xz"])
     assert [each.name for each in fresh.sets()] == ["aaaaa"]
     assert fresh.verify() == []
+
+
+def test_nothing_is_started_from_a_retired_set_and_its_files_stay(store: Store) -> None:
+    publish(store, "aaaaa", ["xz", "tar"])
+    publish(store, "bbbbb", ["xz"])
+    store.retire(["bbbbb"])
+    assert program_of(store, "xz") == "/dev/.maid/aaaaa/bin/xz"
+    store.retire(["aaaaa", "bbbbb"])
+    assert list((store.root / "id").iterdir()) == []
+    assert (store.root / "aaaaa/bin/xz").exists()
+    store.prune()
+    assert list((store.root / "id").iterdir()) == []
+    store.retire(["bbbbb"])
+    assert program_of(store, "xz") == "/dev/.maid/aaaaa/bin/xz"
+    store.drop(["bbbbb"])
+    store.retire([])
+    assert [each.name for each in store.sets()] == ["aaaaa"]
+    assert store.verify() == []

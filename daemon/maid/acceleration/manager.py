@@ -23,8 +23,8 @@ from maid.acceleration.coverage import Seen, cover
 from maid.acceleration.facts import Facts
 from maid.acceleration.fill import Done, Request
 from maid.acceleration.model import MACHINES, Machine
-from maid.acceleration.sets import Left, Manifest
-from maid.acceleration.store import Damage, Store, StoreError
+from maid.acceleration.sets import Damage, Left, Manifest
+from maid.acceleration.store import Store, StoreError
 from maid.acceleration.worker import FillFailed
 from maid.config import Accelerate, Config, Fill
 from maid.errors import MaidError
@@ -122,23 +122,30 @@ class Acceleration:
                 self._emit("refused", "", f"programs are not accelerated: {error}")
 
     async def exclude(self) -> None:
-        """Remove the sets with tools that the configuration does not allow (any more), and those of
-        other tables than this maid's: a rule may have come since, and their records would go on
-        without it."""
+        """Remove the sets with tools that the configuration does not allow (any more), and let
+        nothing be started from those of other tables than this maid's: a rule may have come since,
+        and their records would go on without it. These go when nothing of them can run any more."""
         store = self._store
         if store is None:
             return
         allowed = {tool.name for tool in tools.chosen(self._config.acceleration.tools)}
+        sets = store.sets()
+        old = [each.name for each in sets if each.tables != tools.digest()]
         dropped = [
             each.name
-            for each in store.sets()
-            if each.tables != tools.digest()
-            or any(entry.tool not in allowed for entry in each.entries)
+            for each in sets
+            if any(entry.tool not in allowed for entry in each.entries)
+            or (each.name in old and time.time() - store.last_used(each.name) > IN_USE)
         ]
-        try:
+
+        def exclude() -> None:
+            store.retire(old)
             if dropped:
-                # Another daemon may be writing to it: not in the loop's thread.
-                await asyncio.to_thread(store.drop, dropped)
+                store.drop(dropped)
+
+        try:
+            # Another daemon may be writing to it: not in the loop's thread.
+            await asyncio.to_thread(exclude)
         except StoreError as error:
             self._emit("refused", "", f"tools that may not stand in are still there: {error}")
 

@@ -7,6 +7,9 @@ making it is making.py's, and making it visible is store.py's.
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -77,3 +80,31 @@ def measure(root: Path) -> tuple[dict[str, int], dict[str, str]]:
             sizes[name] = len(data)
             digests[name] = hashlib.sha256(data).hexdigest()
     return sizes, digests
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of the store that is not as it was made."""
+
+    path: str
+    problem: str
+
+
+def damages(store: Path, manifest: Manifest) -> Iterator[Damage]:
+    """What of a set in the directory `store` is not as its manifest says."""
+    root = store / manifest.name
+    there = {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
+    for name in sorted(there | manifest.digests.keys()):
+        if name == MANIFEST:
+            continue
+        path, shown = root / name, f"{manifest.name}/{name}"
+        if name not in there:
+            yield Damage(shown, "it is missing")
+        elif name not in manifest.digests:
+            yield Damage(shown, "it does not belong there")
+        elif path.is_symlink() or not path.is_file():
+            yield Damage(shown, "it is not a regular file")
+        elif path.lstat().st_mode & 0o7022 or path.lstat().st_uid != os.geteuid():
+            yield Damage(shown, "its owner or mode was changed")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != manifest.digests[name]:
+            yield Damage(shown, "its content was changed")

@@ -9,7 +9,6 @@ beside it, where no container looks.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -17,20 +16,20 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from maid.acceleration import records
 from maid.acceleration.relocate import NAME_LENGTH
-from maid.acceleration.sets import FORMAT, MANIFEST, Entry, Manifest
+from maid.acceleration.sets import FORMAT, MANIFEST, Damage, Entry, Manifest, damages
 from maid.errors import MaidError
 
 RECORDS = "id"
 EMULATE = "emulate"
 _NAME = re.compile(rf"[a-z0-9]{{{NAME_LENGTH}}}")
 _TEMPORARY = ".new-"
+_RETIRED = "retired-"
 WORK = ".work-"
 """Begins the names, beside the notes, of what is only needed while a set is made."""
 _LOCK_SECONDS = 60.0
@@ -41,14 +40,6 @@ of them loads its libraries then."""
 
 class StoreError(MaidError):
     """The store cannot be written, or is not as it was made."""
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A file of the store that is not as it was made."""
-
-    path: str
-    problem: str
 
 
 class Store:
@@ -202,17 +193,16 @@ class Store:
                         removed.append(each)
                 self._remove(*gone, *(each.name for each in removed))
                 # What others have too is found there from now on.
-                for manifest in self.sets():
-                    self._write_records(manifest.entries)
+                self._complete()
                 return removed
         except OSError as error:
             raise StoreError(f"the native store {self.root} cannot be pruned: {error}") from error
 
     def verify(self) -> list[Damage]:
         """Compare every file with the digest it was made with, and every record."""
-        found = []
+        found: list[Damage] = []
         for manifest in self.sets():
-            found += list(self._verify_set(manifest))
+            found += damages(self.root, manifest)
         # While a set is being published its records are there before its manifest is.
         with self._locked():
             known = self._records()
@@ -228,6 +218,24 @@ class Store:
                     found.append(Damage(f"{RECORDS}/{path.name}", "no set has this record"))
         return found
 
+    def retire(self, names: Iterable[str]) -> None:
+        """Let nothing more be started from these sets, and from the others again. What runs from
+        them goes on, as their files stay until they are dropped. Raises StoreError."""
+        wanted = set(names)
+        there = {path.name.removeprefix(_RETIRED) for path in self.notes.glob(f"{_RETIRED}*")}
+        if wanted == there:
+            return
+        try:
+            with self._locked():
+                for name in there - wanted:
+                    (self.notes / f"{_RETIRED}{name}").unlink(missing_ok=True)
+                for name in wanted:
+                    (self.notes / f"{_RETIRED}{name}").touch()
+                self._forget(*wanted)
+                self._complete()
+        except OSError as error:
+            raise StoreError(f"the store {self.root} cannot be written: {error}") from error
+
     def drop(self, names: Iterable[str]) -> None:
         """Remove sets, and every record that does not belong to a set that stays. Raises
         StoreError."""
@@ -239,8 +247,7 @@ class Store:
                 for path in (self.root / RECORDS).iterdir():
                     if (path.name, path.read_bytes()) not in known:
                         path.unlink()
-                for manifest in self.sets():
-                    self._write_records(manifest.entries)
+                self._complete()
         except OSError as error:
             raise StoreError(f"the store {self.root} cannot be mended: {error}") from error
 
@@ -249,24 +256,6 @@ class Store:
     def _records(self) -> set[tuple[str, bytes]]:
         """Every record that a set has, by its build-id."""
         return {(each.build_id, each.record) for found in self.sets() for each in found.entries}
-
-    def _verify_set(self, manifest: Manifest) -> Iterator[Damage]:
-        root = self.root / manifest.name
-        there = {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
-        for name in sorted(there | manifest.digests.keys()):
-            if name == MANIFEST:
-                continue
-            path, shown = root / name, f"{manifest.name}/{name}"
-            if name not in there:
-                yield Damage(shown, "it is missing")
-            elif name not in manifest.digests:
-                yield Damage(shown, "it does not belong there")
-            elif path.is_symlink() or not path.is_file():
-                yield Damage(shown, "it is not a regular file")
-            elif path.lstat().st_mode & 0o7022 or path.lstat().st_uid != os.geteuid():
-                yield Damage(shown, "its owner or mode was changed")
-            elif hashlib.sha256(path.read_bytes()).hexdigest() != manifest.digests[name]:
-                yield Damage(shown, "its content was changed")
 
     def _manifest(self, path: Path) -> Manifest | None:
         file = path / MANIFEST
@@ -303,31 +292,41 @@ class Store:
             temporary.rename(directory / entry.build_id)
         _sync(directory)
 
-    def _remove(self, *names: str) -> None:
-        """The records first: what a record names is always there."""
-        if not names:
-            return
+    def _complete(self) -> None:
+        """Write the records that are missing, of all sets but the retired ones."""
+        for manifest in self.sets():
+            if not (self.notes / f"{_RETIRED}{manifest.name}").exists():
+                self._write_records(manifest.entries)
+
+    def _forget(self, *names: str) -> None:
+        """Remove the records that name something in these sets."""
         directory = self.root / RECORDS
         begins = tuple(f"{records.MOUNT}/{name}/" for name in names)
         for path in directory.iterdir():
             if self._program(path.name).startswith(begins):
                 path.unlink()
         _sync(directory)
+
+    def _remove(self, *names: str) -> None:
+        """The records first: what a record names is always there."""
+        if not names:
+            return
+        self._forget(*names)
         time.sleep(GRACE)
         for name in names:
             gone = self.root / f"{_TEMPORARY}gone-{name}"
             shutil.rmtree(gone, ignore_errors=True)
             (self.root / name).rename(gone)
             shutil.rmtree(gone)
-            (self.notes / f"used-{name}").unlink(missing_ok=True)
+            for note in ("used-", _RETIRED):
+                (self.notes / f"{note}{name}").unlink(missing_ok=True)
             self._manifests.pop(name, None)
 
     def _take_back(self, name: str) -> None:
         """Remove a set that could not be published, and give its builds to the others."""
         try:
             self._remove(name)
-            for manifest in self.sets():
-                self._write_records(manifest.entries)
+            self._complete()
         except OSError:
             return  # without its manifest it is none, and the next publishing or pruning goes on
 
