@@ -30,6 +30,8 @@ PROGRAM_HEADER_SIZE = {32: 32, 64: 56}
 
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE = 1, 2, 3, 4
 _NT_GNU_BUILD_ID = 3
+_NOTE_HEADER_SIZE = 12
+_OWNER = b"GNU\0"
 _PF_R_X = 0x4 | 0x1
 
 # Linux refuses a program whose program headers take more than 64 KiB (load_elf_phdrs) or whose
@@ -188,7 +190,10 @@ def _read(file: _File) -> Elf:
             length = min(segment.size, notes_left)
             notes_left -= length
             notes = file.read(segment.offset, length, "PT_NOTE segment")
-            build_id = _build_id(file.name, notes, order, segment, whole=length == segment.size)
+            whole = length == segment.size
+            build_id, ended = _build_id(file.name, notes, order, segment, whole)
+            if ended and build_id is None:
+                build_id = _following_build_id(file, order, segment.offset + segment.size)
     return Elf(
         bits=bits,
         little=order == "<",
@@ -248,27 +253,47 @@ def _interpreter(file: _File, segment: _Segment) -> str:
     return os.fsdecode(name)
 
 
-def _build_id(name: str, notes: bytes, order: str, segment: _Segment, whole: bool) -> str | None:
-    """Search one segment's notes. `whole` is false where the bound cut the segment short."""
+def _build_id(
+    name: str, notes: bytes, order: str, segment: _Segment, whole: bool
+) -> tuple[str | None, bool]:
+    """Search one segment's notes. Returns the build-id, and whether the segment ends where a note
+    does. `whole` is false where the bound cut the segment short."""
     # Notes are padded to 4 bytes, or to 8 in a segment aligned to 8 (.note.gnu.property, gABI of
     # 2018).
     align = 8 if segment.align == 8 else 4
     at = 0
-    while len(notes) - at >= 12:
+    while len(notes) - at >= _NOTE_HEADER_SIZE:
         name_size, size, kind = struct.unpack_from(order + "3I", notes, at)
-        data_at = at + -(-(12 + name_size) // align) * align
+        data_at = at + -(-(_NOTE_HEADER_SIZE + name_size) // align) * align
         if data_at + size > len(notes):
             if whole:
                 raise ElfError(f"{name}: a note runs over the end of its PT_NOTE segment")
-            return None
-        if kind == _NT_GNU_BUILD_ID and notes[at + 12 : at + 12 + name_size] == b"GNU\0":
+            return None, False
+        if kind == _NT_GNU_BUILD_ID and notes[at + 12 : at + 12 + name_size] == _OWNER:
             if not 1 <= size <= _BUILD_ID_LIMIT:
                 raise ElfError(
                     f"{name}: the build-id takes {size} bytes, not 1 to {_BUILD_ID_LIMIT}"
                 )
-            return notes[data_at : data_at + size].hex()
+            return notes[data_at : data_at + size].hex(), False
         at = data_at + -(-size // align) * align
-    return None
+    return None, whole and at == len(notes) > 0
+
+
+def _following_build_id(file: _File, order: str, at: int) -> str | None:
+    """The build-id in the one note at `at`, directly behind a PT_NOTE segment's last one.
+
+    Go's linker (cmd/link/internal/ld/elf.go) writes GNU's note behind its own, and a PT_NOTE for
+    its own only. What is there need not be a note, so nothing there is an error.
+    """
+    start = _NOTE_HEADER_SIZE + len(_OWNER)
+    length = min(start + _BUILD_ID_LIMIT, file.size - at)
+    if length <= start:
+        return None
+    note = file.read(at, length, "note behind a PT_NOTE segment")
+    name_size, size, kind = struct.unpack_from(order + "3I", note)
+    if kind != _NT_GNU_BUILD_ID or name_size != len(_OWNER) or note[12:start] != _OWNER:
+        return None
+    return note[start : start + size].hex() if 1 <= size <= length - start else None
 
 
 def minimal(

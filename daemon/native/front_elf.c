@@ -21,11 +21,12 @@
 #define PT_NOTE		4
 #define NT_GNU_BUILD_ID	3
 #define NOTE_HEADER	12
+#define OWNER_SIZE	4	/* of "GNU" and its end */
 /* As Linux and QEMU: a larger program header table is refused. This leaves out PN_XNUM, too. */
 #define TABLE_LIMIT	65536
 /*
- * 16 reads cover the largest table, one more each note segment that is not in
- * the same piece of the file. Programs need one or two in all.
+ * 16 reads cover the largest table, one or two more each note segment that is
+ * not in the same piece of the file. Programs need one or two in all.
  */
 #define MAX_READS	64
 
@@ -83,41 +84,57 @@ static uint64_t aligned(uint64_t size, unsigned int unit)
 	return (size + unit - 1) & ~(uint64_t)(unit - 1);
 }
 
-/* Looks for the build-id among the notes in @size bytes of the file from @offset. */
-static int find_note(struct window *window, uint64_t offset, uint64_t size, unsigned int unit,
-		     int big, struct build_id *id)
+/*
+ * Reads the note at @offset, which may take @size bytes, and the build-id if it
+ * is that. Returns how many it takes with its padding, 0 if there is none.
+ */
+static uint64_t read_note(struct window *window, uint64_t offset, uint64_t size, unsigned int unit,
+			  int big, struct build_id *id)
 {
-	while (size >= NOTE_HEADER) {
-		const unsigned char *note = look(window, offset, NOTE_HEADER);
-		uint64_t name, content, type, start, next;
+	const unsigned char *note = size < NOTE_HEADER ? NULL : look(window, offset, NOTE_HEADER);
+	uint64_t name, content, type, start;
 
+	if (!note)
+		return 0;
+	name = number(note, 4, big);
+	content = number(note + 4, 4, big);
+	type = number(note + 8, 4, big);
+	/* Three numbers of 32 bits: no sum of them reaches 64. */
+	start = aligned(NOTE_HEADER + name, unit);
+	if (start > size || content > size - start)
+		return 0;
+	if (type == NT_GNU_BUILD_ID && name == OWNER_SIZE && content && content <= ID_SIZE) {
+		note = look(window, offset, (size_t)(start + content));
 		if (!note)
 			return 0;
-		name = number(note, 4, big);
-		content = number(note + 4, 4, big);
-		type = number(note + 8, 4, big);
-		/* Three numbers of 32 bits: no sum of them reaches 64. */
-		start = aligned(NOTE_HEADER + name, unit);
-		if (start > size || content > size - start)
-			return 0;
-		if (type == NT_GNU_BUILD_ID && name == 4 && content && content <= ID_SIZE) {
-			note = look(window, offset, (size_t)(start + content));
-			if (!note)
-				return 0;
-			if (note[12] == 'G' && note[13] == 'N' && note[14] == 'U' && !note[15]) {
-				for (size_t i = 0; i < content; i++)
-					id->bytes[i] = note[start + i];
-				id->size = (size_t)content;
-				return 1;
-			}
+		if (note[12] == 'G' && note[13] == 'N' && note[14] == 'U' && !note[15]) {
+			for (size_t i = 0; i < content; i++)
+				id->bytes[i] = note[start + i];
+			id->size = (size_t)content;
 		}
-		next = aligned(start + content, unit);
-		if (next >= size)
-			return 0;
-		offset += next;
-		size -= next;
 	}
-	return 0;
+	return aligned(start + content, unit);
+}
+
+/*
+ * Looks for the build-id among the notes in @size bytes of the file from @offset,
+ * and in one note directly behind them if they fill these bytes exactly: Go's
+ * linker (cmd/link/internal/ld/elf.go) writes GNU's note behind its own, and a
+ * PT_NOTE for its own only.
+ */
+static void find_note(struct window *window, uint64_t offset, uint64_t size, unsigned int unit,
+		      int big, struct build_id *id)
+{
+	do {
+		uint64_t taken = read_note(window, offset, size, unit, big, id);
+
+		if (!taken || taken > size || id->size)
+			return;
+		/* Both were below half of what 64 bits hold. */
+		offset += taken;
+		size -= taken;
+	} while (size);
+	read_note(window, offset, NOTE_HEADER + OWNER_SIZE + ID_SIZE, 4, big, id);
 }
 
 void build_id_of_file(int file, unsigned char *buffer, struct build_id *id)
@@ -154,10 +171,11 @@ void build_id_of_file(int file, unsigned char *buffer, struct build_id *id)
 		offset = number(bytes + layout->offset, layout->width, big);
 		size = number(bytes + layout->filesz, layout->width, big);
 		/* Notes have units of 4 bytes; 8 only in segments that say so. */
-		if (offset <= INT64_MAX && size <= INT64_MAX &&
-		    find_note(&window, offset, size,
-			      number(bytes + layout->align, layout->width, big) == 8 ? 8 : 4, big,
-			      id))
+		if (offset > INT64_MAX || size > INT64_MAX)
+			continue;
+		find_note(&window, offset, size,
+			  number(bytes + layout->align, layout->width, big) == 8 ? 8 : 4, big, id);
+		if (id->size)
 			return;
 	}
 }

@@ -141,6 +141,28 @@ static int has_variable(char *const *envp, const char *name)
 	return 0;
 }
 
+/*
+ * Whether the variable of @setting, "NAME=VALUE", is set, and to that value wherever
+ * it is: of two in one environment, some programs take the first, others the last.
+ */
+static int has_setting(char *const *envp, const char *setting)
+{
+	int found = 0;
+
+	for (; *envp; envp++) {
+		const char *variable = *envp, *wanted = setting;
+
+		while (*wanted && *wanted != '=' && *wanted == *variable)
+			wanted++, variable++;
+		if (*wanted != '=' || *variable != '=')
+			continue;
+		if (!equal(variable, wanted))
+			return 0;
+		found = 1;
+	}
+	return found;
+}
+
 static int is_utf8(const char *locale)
 {
 	const char *codeset = "utf8";
@@ -228,6 +250,10 @@ int rules_allow(const char *record, size_t size, const struct process *process, 
 			break;
 		case 'e':
 			if (has_variable(envp, rule.text))
+				return 0;
+			break;
+		case 'E':
+			if (!has_setting(envp, rule.text))
 				return 0;
 			break;
 		case 'l':

@@ -125,4 +125,15 @@ def _in_notes(data: bytes, at: int, left: int, unit: int, order: str) -> bytes:
                 return data[at + start : at + start + content]
         size = -(-(start + content) // unit) * unit
         at, left = at + size, left - size
+        if left == 0:
+            return _behind(data[at : at + 80], order)
     return b""
+
+
+def _behind(data: bytes, order: str) -> bytes:
+    """The build-id of the one note that `data` begins with."""
+    if len(data) < 16 or data[12:16] != b"GNU\0":
+        return b""
+    name, content, kind = struct.unpack_from(order + "III", data)
+    whole = name == 4 and kind == BUILD_ID and content <= len(data) - 16
+    return data[16 : 16 + content] if whole else b""

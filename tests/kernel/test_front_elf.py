@@ -4,6 +4,7 @@ The parser itself, compiled with address and undefined-behaviour sanitizers (fro
 file is compared with what front_elf.py, written apart, says of it.
 """
 
+import contextlib
 import random
 import struct
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 from front_elf import NOTE, Elf, expected, note
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from maid import elf
 
 ID = bytes(range(100, 120))
 BITS = pytest.mark.parametrize("bits", [32, 64])
@@ -101,6 +104,37 @@ def test_the_first_of_two_counts(read: Reader) -> None:
     assert read(bytes(Elf(segments=[(NOTE, note(ID), 4), (NOTE, note(b"other"), 4)]))) == ID
 
 
+def behind(
+    content: bytes, own: bytes = b"", *, order: str = "<", bits: int = 64, **fields: int
+) -> Elf:
+    """A file as Go's linker makes it: `content` directly behind the notes of the PT_NOTE segment,
+    Go's one unless they are `own`."""
+    own = own or note(b"x" * 83, 4, b"Go\0\0", order=order)
+    return Elf(bits, order, [(NOTE, own, 4), (PT_LOAD, content, 4)], fields)
+
+
+@BITS
+@ORDERS
+@pytest.mark.parametrize("size", [1, 20, 64])
+def test_one_directly_behind_the_notes_is_found(
+    read: Reader, bits: int, order: str, size: int
+) -> None:
+    own = bytes(range(1, size + 1))
+    made = behind(note(own, order=order) + b"code", order=order, bits=bits)
+    assert read(bytes(made)) == own
+    # It may end the file, but not be cut short.
+    made = behind(note(own, order=order)[: 16 + size], order=order, bits=bits)
+    assert read(bytes(made)) == own
+    for less in range(1, 17):
+        assert read(bytes(made)[:-less]) == b"", less
+
+
+def test_one_in_the_notes_comes_before_the_one_behind_them(read: Reader) -> None:
+    assert read(bytes(behind(note(b"other"), note(b"x", 4) + note(ID)))) == ID
+    segments = [(NOTE, note(b"x", 4), 8), (PT_LOAD, b"code", 4), (NOTE, note(ID), 4)]
+    assert read(bytes(Elf(segments=segments))) == ID
+
+
 HUGE = (1 << 64) - 1
 OWN = (NOTE, note(ID), 4)
 
@@ -136,6 +170,20 @@ DAMAGED = {
     "notes after the segment's, which ends in its padding": Elf(
         segments=[(NOTE, note(bytes(5), 9) + note(ID), 4)], fields={"filesz0": 21}
     ),
+    "behind an empty segment": behind(note(ID), filesz0=0),
+    "behind a segment that is cut in its note": behind(note(ID), filesz0=99),
+    "behind what is no note": behind(note(ID), note(b"", 4) + bytes(4)),
+    "behind a note that is longer than its segment": behind(
+        note(ID), struct.pack("<III", 4, 8, 4) + b"GNU\0" + bytes(4)
+    ),
+    "four bytes farther behind": behind(bytes(4) + note(ID)),
+    "the second one behind": behind(note(b"x", 4) + note(ID)),
+    "an empty one behind": behind(note(b"")),
+    "65 bytes behind": behind(note(bytes(65))),
+    "of huge size behind": behind(struct.pack("<III", 4, 0xFFFFFFFF, 3) + b"GNU\0" + bytes(64)),
+    "of another type behind": behind(note(ID, 4)),
+    "another's behind": behind(note(ID, name=b"Go\0\0")),
+    "of a longer name behind": behind(note(ID, name=b"GNU\0\0")),
     "another owner": noted(note(ID, name=b"GNX\0")),
     "another first letter": noted(note(ID, name=b"XNU\0")),
     "another second letter": noted(note(ID, name=b"GXU\0")),
@@ -222,12 +270,17 @@ def damaged(random: random.Random) -> bytes:
 
 def test_damaged_files_are_read_as_the_other_reader_reads_them(read: Reader) -> None:
     numbers = random.Random(1)
-    found = 0
+    found = both = 0
     for _ in range(6000):
         data = damaged(numbers)
         own = expected(data)
         assert read(data) == own, data.hex()
         found += bool(own)
+        # And so does maid itself, which refuses most of what is damaged.
+        with contextlib.suppress(elf.ElfError):
+            assert (elf.read(data).build_id or "") == own.hex(), data.hex()
+            both += 1
+    assert both > 1000
     assert 1000 < found < 5000
 
 

@@ -120,6 +120,27 @@ def test_only_gnus_build_id_counts() -> None:
 
 
 @pytest.mark.parametrize(("bits", "little"), LAYOUTS)
+def test_a_build_id_directly_behind_the_notes_counts_as_go_programs_have_it(
+    bits: int, little: bool
+) -> None:
+    go = Segment(PT_NOTE, note(little, 4, b"Go\0\0", b"x" * 83))
+    own = note(little, 3, b"GNU\0", BUILD_ID)
+    other = note(little, 3, b"GNU\0", b"other")
+
+    def found(*segments: Segment) -> str | None:
+        return elf.read(build(bits, little, *segments)).build_id
+
+    assert found(go, Segment(1, own + other)) == BUILD_ID.hex()
+    assert found(go, Segment(1, bytes(4) + own)) is None
+    assert found(go, Segment(1, go.content + own)) is None
+    assert found(go, Segment(1, own[:-1])) is None
+    assert found(go, Segment(1, note(little, 3, b"GNU\0", bytes(65)))) is None
+    assert found(go, Segment(1, note(little, 3, b"GNU\0", b""))) is None
+    assert found(go, Segment(PT_NOTE, own), Segment(1, other)) == BUILD_ID.hex()
+    assert found(Segment(PT_NOTE, b""), Segment(1, own)) is None
+
+
+@pytest.mark.parametrize(("bits", "little"), LAYOUTS)
 def test_what_minimal_writes_reads_back(bits: int, little: bool) -> None:
     data = elf.minimal(
         machine=258,

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from maid.acceleration import basics, compilers, packaging, perl, shells
+from maid.acceleration import basics, compilers, golang, packaging, perl, shells
 from maid.acceleration.model import Need, Tool
 from maid.acceleration.records import Rule
 
@@ -22,6 +22,7 @@ _TABLES = (
     ("Everyday tools", basics.TOOLS),
     ("Shells, make, m4", shells.TOOLS),
     ("Compilers and binutils", compilers.TOOLS),
+    ("Go", golang.TOOLS),
     ("perl", perl.TOOLS),
     ("Packages", packaging.TOOLS),
 )
@@ -58,7 +59,7 @@ def rewritten(text: str) -> str:
 
 def _name(tool: Tool) -> str:
     """Its name, without the version that compilers have theirs by."""
-    return f"`{re.sub(r'-[0-9]+$', '', tool.name)}`"
+    return f"`{re.sub(r'[- ][0-9.]+$', '', tool.name)}`"
 
 
 def _aside(tool: Tool) -> str:
@@ -98,6 +99,8 @@ def _rule(rule: Rule) -> tuple[str, str]:
             return "an option with", text
         case "e":
             return "with the variable", text
+        case "E":
+            return "unless the variable is", text
         case "x" if "libnss_" in text:
             return "where names of users or hosts come from further nss modules", ""
         case "x":

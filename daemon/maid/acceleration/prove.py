@@ -4,7 +4,8 @@ The set is mounted at /dev/.maid/<name> in a mount namespace of a child's own. E
 started by the kernel with LD_TRACE_LOADED_OBJECTS set (ld.so(8)): its loader maps it with all its
 libraries, lists them and ends before the program's own code runs. So a tool whose loader or library
 is missing, of the wrong version, or from outside the store is known before it stands in for
-anything.
+anything. A static program needs nothing of that, and is not started: it knows nothing of the
+variable and would do its work.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from maid import elf
 from maid.acceleration.model import Place
 from maid.acceleration.records import MOUNT
 from maid.acceleration.relocate import LOADER
@@ -78,6 +80,12 @@ def _in_place(place: Place, names: Iterable[str]) -> dict[str, str]:
     for name in names:
         # A module has symbols that only the program defines that loads it.
         module = name.endswith(".so")
+        try:
+            if not module and elf.read(place.root / name).static:
+                continue
+        except elf.ElfError as error:
+            found[name] = error.message
+            continue
         loader = [f"{place.mount}/{LOADER}", "--list"] if module else []
         problem = _try([*loader, f"{place.mount}/{name}"], {} if module else _STRICTLY)
         if problem:

@@ -65,6 +65,12 @@ def environment(name: str) -> Rule:
     return Rule("e", name)
 
 
+def setting(name: str, value: str) -> Rule:
+    """Step aside unless the variable `name` is set, and to `value` wherever it is: a program may
+    have two of one name in its environment."""
+    return Rule("E", f"{name}={value}")
+
+
 UTF8_LOCALE = Rule("l", "8")
 """Step aside unless the locale is C, POSIX or has the codeset UTF-8."""
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from maid import native
-from maid.acceleration import basics, compilers, packaging, perl, shells
+from maid.acceleration import basics, compilers, golang, packaging, perl, shells
 from maid.acceleration.model import Tool
 
 TOOLS: tuple[Tool, ...] = (
@@ -18,6 +18,7 @@ TOOLS: tuple[Tool, ...] = (
     *shells.TOOLS,
     *packaging.TOOLS,
     *compilers.TOOLS,
+    *golang.TOOLS,
 )
 """Each by a name of its own."""
 
