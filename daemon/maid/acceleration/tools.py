@@ -41,7 +41,9 @@ def chosen(patterns: Sequence[str]) -> tuple[Tool, ...]:
 _OTHERS = frozenset(
     (
         "archive",
+        "coverage",
         "describe",
+        "distributions",
         "facts",
         "fill",
         "manager",
