@@ -224,6 +224,22 @@ static int replace_plugins(const char *rules, const char *end, char **argv,
 	return 1;
 }
 
+/* Whether the program's file has so many bytes, a decimal number. */
+static int has_size(const struct process *process, int file, const char *text)
+{
+	struct status own;
+	uint64_t size = 0;
+
+	if (!*text || !(file >= 0 ? call_fstat(file, &own) : call_stat(process->argv[1], 0, &own)))
+		return 0;
+	for (; *text >= '0' && *text <= '9'; text++) {
+		if (size > INT64_MAX / 10 - 1)
+			return 0;
+		size = size * 10 + (uint64_t)(*text - '0');
+	}
+	return !*text && own.size >= 0 && size == (uint64_t)own.size;
+}
+
 int rules_allow(const char *record, size_t size, const struct process *process, int file,
 		unsigned char *buffer, struct stand_in *wanted)
 {
@@ -276,6 +292,10 @@ int rules_allow(const char *record, size_t size, const struct process *process, 
 			break;
 		case 's':
 			if (!is_program(process, file, rule.text))
+				return 0;
+			break;
+		case 'z':
+			if (!has_size(process, file, rule.text))
 				return 0;
 			break;
 		case 'm':

@@ -197,6 +197,13 @@ def test_an_upgraded_tool_is_emulated_until_the_store_knows_it(
     assert done.result["emulated"] >= 1
 
 
+def test_an_edited_program_that_keeps_its_build_id_is_emulated(filled: Daemon, tree: Path) -> None:
+    with (tree / "usr/bin/gzip").open("ab") as program:
+        program.write(b"payload")
+    done = run(filled, tree, *GZIP, require_acceleration=True)
+    assert (done.status, done.result["native"], done.result["emulated"]) == (0, {}, 1)
+
+
 def test_nothing_of_the_store_stays_in_the_root_file_system(filled: Daemon, tree: Path) -> None:
     before = sorted(str(path) for path in (tree / "dev").rglob("*"))
     assert run(filled, tree, *GZIP).status == 0

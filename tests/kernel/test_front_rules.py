@@ -444,6 +444,8 @@ def test_what_the_store_writes_is_what_the_front_reads(judge: Judge, inside: Pat
     own = bytes(range(20))
     (inside / "library").write_bytes(bytes(Elf(segments=[(NOTE, note(own), 4)])))
     library = seen(judge, inside / "library")
+    size = (inside / "library").stat().st_size
+    bad_sizes = (f"{size - 1}", f"{size}0", f"{size + (1 << 64)}", f"{size}x", f"-{size}", "x", "")
     cases: list[tuple[records.Rule, tuple[str, ...], tuple[str, ...], str]] = [
         (records.argument("-f"), ("-fx",), (), ASIDE),
         (records.argument_is("-f"), ("-f",), (), ASIDE),
@@ -473,6 +475,8 @@ def test_what_the_store_writes_is_what_the_front_reads(judge: Judge, inside: Pat
         (records.same_build(library, own.hex()), (), (), GO),
         (records.same_program(library), (), (), GO),
         (records.same_program("/library"), (), (), ASIDE),
+        (records.file_size(size), (), (), GO),
+        *((records.Rule("z", text), (), (), ASIDE) for text in bad_sizes),
         (records.insert("x"), (), (), f"{GO}|insert x"),
         (
             records.plugin(SUFFIX, NATIVE_PLUGIN),

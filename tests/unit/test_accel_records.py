@@ -26,6 +26,7 @@ def test_a_record_is_strings_ended_by_zero_bytes_the_program_last() -> None:
         (records.plugin("a", "/dev/.maid/x"), records.exists("/etc/x"), records.environment("A*")),
         (records.some("-c"), records.first("get"), records.insert("-q"), records.missing("/p")),
         (records.setting("GOARCH", "arm64"), records.setting("A", "")),
+        (records.file_size(12345), records.same_program("/usr/bin/perl")),
     ],
 )
 def test_what_was_written_is_read_again(rules: tuple[Rule, ...]) -> None:

@@ -87,7 +87,7 @@ class Maker:
             raise RelocationError(f"{path} is a program for ELF machine {header.machine}")
         if not header.build_id:
             raise RelocationError(f"{path} has no build-id")
-        rules = tuple(self._rules(tool, path))
+        rules = (records.file_size(foreign.stat().st_size), *self._rules(tool))
         program = self._program(tool, foreign)
         mode = foreign.stat().st_mode
         if mode & (stat.S_ISUID | stat.S_ISGID):
@@ -104,7 +104,7 @@ class Maker:
             record=records.encode(f"{place.mount}/{program}", rules),
         )
 
-    def _rules(self, tool: Tool, path: str) -> Iterable[Rule]:
+    def _rules(self, tool: Tool) -> Iterable[Rule]:
         for rule in tool.rules:
             # The root file system's locales, C.UTF-8 among them, are files in its own byte order.
             if (

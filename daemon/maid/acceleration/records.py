@@ -124,6 +124,12 @@ def same_program(path: str) -> Rule:
     return Rule("s", path)
 
 
+def file_size(size: int) -> Rule:
+    """Step aside unless the program's file has so many bytes: an edited one keeps its build-id
+    (patchelf, a payload at its end)."""
+    return Rule("z", str(size))
+
+
 def encode(program: str, rules: tuple[Rule, ...]) -> bytes:
     """The record that executes `program`, an absolute path below MOUNT.
 
