@@ -132,7 +132,8 @@ def test_a_tampered_set_is_found_and_not_used_again(state: Path, tree: Path) -> 
     with Daemon(CONFIG, state=str(state)) as made:
         made.start()
         assert run(made, tree, *GZIP).result["native"] == {"gzip": 1}
-        (program,) = (state / "store").glob("*/bin/*/gzip")
+        # Not through the link `emulate`, which leads to the machine's own root.
+        (program,) = (state / "store").glob("?????/bin/*/gzip")
         program.write_bytes(b"#!/bin/sh\necho tampered\n")
         done = made.maid("accel", "verify")
         assert done.returncode == 1

@@ -181,11 +181,14 @@ class Acceleration:
 
     def tools_of(self, ids: Iterable[bytes]) -> dict[bytes, str]:
         """The names of the tools that stand in for the programs of these build-ids."""
-        if self._store is None:
+        store = self._store
+        if store is None:
             return {}
-        # Of all sets: reading every record would take longer than a step.
-        names = {e.build_id: e.tool for each in self._store.sets() for e in each.entries}
-        return {build: name for build in ids if (name := names.get(build.hex()))}
+        # Of all sets: reading every record would take longer than a step. The record of a set that
+        # is just being published is there before its manifest is.
+        names = {e.build_id: e.tool for each in store.sets() for e in each.entries}
+        found = {each: names.get(each.hex()) or store.program_name(each.hex()) for each in ids}
+        return {build_id: name for build_id, name in found.items() if name}
 
     # What a root file system needs -------------------------------------------------------------
 

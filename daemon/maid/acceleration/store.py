@@ -104,6 +104,10 @@ class Store:
                     found[entry.build_id] = (manifest, entry)
         return found
 
+    def program_name(self, build_id: str) -> str:
+        """What the program is called that a build-id's record names, "" without one."""
+        return os.path.basename(self._program(build_id))
+
     def new(self, name: str) -> Path:
         """A new directory, on the store's file system, in which a set can be made. Raises
         StoreError."""
