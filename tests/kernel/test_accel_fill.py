@@ -19,6 +19,9 @@ from maid.errors import StepRefused
 GZIP = ("gzip", "--version")
 DEBIAN = "debian-13-arm64"
 
+SMALL = CONFIG + 'tools = ["gzip", "readlink"]\n'
+"""For stores of a test's own: filled in a few seconds."""
+
 
 @pytest.fixture(scope="module")
 def filled() -> Iterator[Daemon]:
@@ -113,11 +116,11 @@ def test_without_a_network_a_step_is_emulated_and_the_reason_is_an_event(tree: P
 
 
 def test_a_full_disk_leaves_no_half_set(state: Path, tree: Path) -> None:
-    """The store on a file system of 12 MiB: its sets do not fit."""
-    inside = 'mount -t tmpfs -o size=12m,mode=755 full "$0" && exec "$@"'
+    """The store on a file system of 2 MiB: its sets do not fit."""
+    inside = 'mount -t tmpfs -o size=2m,mode=755 full "$0" && exec "$@"'
     (state / "store").mkdir(mode=0o755)
     prelude = ("unshare", "--mount", "sh", "-c", inside, str(state / "store"))
-    with Daemon(CONFIG, state=str(state), prelude=prelude) as cramped:
+    with Daemon(SMALL, state=str(state), prelude=prelude) as cramped:
         cramped.start()
         assert "No space left" in refusal(cramped, tree)
         done = run(cramped, tree, *GZIP)
@@ -129,7 +132,7 @@ def test_a_full_disk_leaves_no_half_set(state: Path, tree: Path) -> None:
 
 
 def test_a_tampered_set_is_found_and_not_used_again(state: Path, tree: Path) -> None:
-    with Daemon(CONFIG, state=str(state)) as made:
+    with Daemon(SMALL, state=str(state)) as made:
         made.start()
         assert run(made, tree, *GZIP).result["native"] == {"gzip": 1}
         # Not through the link `emulate`, which leads to the machine's own root.
@@ -146,7 +149,7 @@ def test_a_tampered_set_is_found_and_not_used_again(state: Path, tree: Path) -> 
 
 
 def test_a_store_that_grows_is_used_by_a_running_step(state: Path, tree: Path) -> None:
-    config = CONFIG.replace('"wait"', '"auto"')
+    config = SMALL.replace('"wait"', '"auto"')
     script = """
     for i in $(seq 600); do
         case $(readlink /proc/self/exe) in /dev/.maid/*) echo $i; exit 0;; esac
@@ -224,7 +227,7 @@ def test_the_store_cannot_be_written_in_a_step(filled: Daemon, tree: Path) -> No
 
 
 def test_a_filling_ends_with_the_daemon(state: Path, tree: Path) -> None:
-    config = CONFIG.replace('"wait"', '"auto"')
+    config = SMALL.replace('"wait"', '"auto"')
     with Daemon(config, state=str(state)) as made:
         made.start()
         run(made, tree, *GZIP)
