@@ -27,4 +27,4 @@ def test_locales_of_another_byte_order_are_not_read(
     go on in the C locale: another order in sort, other characters in grep."""
     place = Place("abcde", tmp_path, MACHINES["amd64"], MACHINES[foreign])
     tool = Tool("sort", "coreutils", "/usr/bin/sort", "why", rules=(records.UTF8_LOCALE,))
-    assert list(Maker(place, tmp_path, tmp_path, Selection())._rules(tool, tool.path)) == [rule]
+    assert list(Maker(place, tmp_path, tmp_path, Selection())._rules(tool)) == [rule]

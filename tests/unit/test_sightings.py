@@ -55,6 +55,17 @@ def test_a_root_file_system_is_looked_at_and_let_go(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_the_archives_that_an_image_names_are_asked_for_no_hook(tmp_path: Path) -> None:
+    """A hook is root, and tells of whatever image an engine starts."""
+
+    async def scenario(made: Sightings, looking: Looking) -> None:
+        assert made.add(opened(tmp_path), 0, True)
+        await asyncio.sleep(0)
+        assert [trusted for _, _, trusted in looking.looks] == [False]
+
+    run(scenario)
+
+
 def test_each_user_has_so_many_at_once(tmp_path: Path) -> None:
     async def scenario(made: Sightings, looking: Looking) -> None:
         answers = [made.add(opened(tmp_path), 1000, False) for _ in range(sightings.AT_ONCE + 1)]

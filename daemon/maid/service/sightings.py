@@ -61,7 +61,7 @@ class Sightings:
     async def _look(self, root: int) -> None:
         # It has told of what failed, as an event.
         with contextlib.suppress(MaidError, OSError):
-            await self._acceleration.seen(root, wait=False)
+            await self._acceleration.seen(root, wait=False, trusted=False)
 
     async def close(self) -> None:
         """Look at nothing any longer."""
