@@ -15,7 +15,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,7 @@ from maid.acceleration import records
 from maid.acceleration.relocate import NAME_LENGTH
 from maid.acceleration.sets import FORMAT, MANIFEST, Damage, Entry, Manifest, damages
 from maid.errors import MaidError
+from maid.files import locked, sync_directory
 
 RECORDS = "id"
 EMULATE = "emulate"
@@ -137,7 +138,7 @@ class Store:
                     if target.exists():  # of another format, damaged, or half published
                         self._remove(manifest.name)
                     directory.rename(target)
-                    _sync(self.root)
+                    sync_directory(self.root)
                     try:
                         self._write_records(manifest.entries, anew=True)
                         _write_manifest(target, manifest)
@@ -294,7 +295,7 @@ class Store:
             temporary = directory / f"{_TEMPORARY}{entry.build_id}"
             _write(temporary, entry.record)
             temporary.rename(directory / entry.build_id)
-        _sync(directory)
+        sync_directory(directory)
 
     def _complete(self) -> None:
         """Write the records that are missing, of all sets but the retired ones."""
@@ -309,7 +310,7 @@ class Store:
         for path in directory.iterdir():
             if self._program(path.name).startswith(begins):
                 path.unlink()
-        _sync(directory)
+        sync_directory(directory)
 
     def _remove(self, *names: str) -> None:
         """The records first: what a record names is always there."""
@@ -360,22 +361,14 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        file = os.open(self.notes / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            limit = time.monotonic() + _LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > limit:
-                        raise StoreError(
-                            f"another process has written to the store for {_LOCK_SECONDS:.0f} s"
-                        ) from None
-                    time.sleep(0.05)
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.notes / "lock", _LOCK_SECONDS))
+            except TimeoutError:
+                raise StoreError(
+                    f"another process has written to the store for {_LOCK_SECONDS:.0f} s"
+                ) from None
             yield
-        finally:
-            os.close(file)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -398,7 +391,7 @@ def _write_manifest(directory: Path, manifest: Manifest) -> None:
     temporary = directory / f"{_TEMPORARY}{MANIFEST}"
     _write(temporary, msgspec.json.format(msgspec.json.encode(manifest)))
     temporary.rename(directory / MANIFEST)
-    _sync(directory)
+    sync_directory(directory)
 
 
 def _settle(directory: Path) -> None:
@@ -411,12 +404,4 @@ def _settle(directory: Path) -> None:
                 os.fsync(file)
             finally:
                 os.close(file)
-        _sync(Path(path))
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+        sync_directory(Path(path))

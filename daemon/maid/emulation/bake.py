@@ -17,7 +17,6 @@ asks QEMU), nor registers or executes a copy: the keeper probes it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -26,9 +25,8 @@ import shutil
 import stat
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +34,7 @@ import msgspec
 
 from maid.emulation import front as fronts
 from maid.emulation.front import BakeError, StoreIdentity
+from maid.files import locked, sync_directory
 
 __all__ = [
     "BakeError",
@@ -283,13 +282,13 @@ def _bake(
             )
             _write_record(copy, record)
             temporary.chmod(0o755)
-            _sync_directory(temporary)
+            sync_directory(temporary)
             directory = baked.path.parent
             if directory.exists():
                 # Damaged, or it would have been returned above.
                 directory.rename(root / f"{_TEMPORARY}damaged")
             temporary.rename(directory)
-            _sync_directory(root)
+            sync_directory(root)
         finally:
             _remove_temporary(root)
     return baked
@@ -433,14 +432,6 @@ def _pwrite(file: int, data: bytes, at: int) -> None:
         data, at = data[done:], at + done
 
 
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
 def _make_root(root: Path) -> None:
     """The directory of the copies. Everybody runs what is in it, so only we may write it."""
     root.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -459,23 +450,15 @@ def _make_root(root: Path) -> None:
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """One process at a time makes or removes copies."""
-    file = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        limit = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > limit:
-                    raise BakeError(
-                        f"another process has held {root}/.lock for {_LOCK_SECONDS:.0f} s",
-                        "find it with fuser and end it if it hangs",
-                    ) from None
-                time.sleep(0.02)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(root / ".lock", _LOCK_SECONDS))
+        except TimeoutError:
+            raise BakeError(
+                f"another process has held {root}/.lock for {_LOCK_SECONDS:.0f} s",
+                "find it with fuser and end it if it hangs",
+            ) from None
         yield
-    finally:
-        os.close(file)
 
 
 def _remove_temporary(root: Path) -> None:
