@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerated import Both, both
+from accelerated import Both, both, differences
 from daemons import Daemon
-
-from maid.acceleration import verify
 
 
 @dataclass(frozen=True)
@@ -46,5 +44,4 @@ def run_cases(
         dict(zip(commands, re.split(r"(?m)^=== \d+\n", text)[1:], strict=True))
         for text in (ran.plain.stdout, ran.native.stdout)
     ]
-    one, other = (verify.Tree(f"{place}/{kind}/upper", str(tree)) for kind in ("plain", "native"))
-    return Cases(ran, *outputs, [str(each) for each in verify.compare(one, other)])
+    return Cases(ran, *outputs, [str(each) for each in differences(place, tree)])

@@ -16,6 +16,8 @@ from typing import Any
 from daemons import Daemon
 from stepping import Ran, run
 
+from maid.acceleration import verify
+
 CACHE = Path(os.environ.get("MAID_CACHE") or Path.home() / ".cache/maid")
 STATE = CACHE / "tests/accelerated"
 
@@ -45,6 +47,12 @@ class Both:
     def emulated(self) -> int:
         """How many programs QEMU ran in the accelerated step."""
         return int(self.native.result["emulated"])
+
+
+def differences(place: Path, tree: Path) -> list[verify.Difference]:
+    """What `both` left different in `place`, as programs in the root file system see it."""
+    one, other = (verify.Tree(f"{place}/{kind}/upper", str(tree)) for kind in ("plain", "native"))
+    return verify.compare(one, other)
 
 
 def both(
