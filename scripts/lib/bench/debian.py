@@ -1,7 +1,7 @@
 """Debian's packages for the benchmarks: sources to build, and an archive to install from.
 
-An apt with a state of its own fetches and checks them (maid.acceleration.archive says how this
-machine reaches the archive and whose keys it trusts). What was fetched is kept in the cache.
+An apt with a state of its own fetches and checks them (maid.acceleration.distributions says how
+this machine reaches the archive and whose keys it trusts). What was fetched is kept in the cache.
 """
 
 import functools
@@ -20,10 +20,10 @@ from urllib.parse import unquote
 
 from common import cache
 
-from maid.acceleration import archive
+from maid.acceleration import distributions
 
 RELEASE = "trixie"
-_DEBIAN = archive.DISTRIBUTIONS["debian"]
+_DEBIAN = distributions.DISTRIBUTIONS["debian"]
 
 
 class Apt:
@@ -32,13 +32,13 @@ class Apt:
 
     def __init__(self, place: Path, architecture: str, status: Path | None = None) -> None:
         self.place = place
-        self.mirror = archive.mirrors(_DEBIAN, [archive.machine_mirrors()])[0].main
+        self.mirror = distributions.mirrors(_DEBIAN, [distributions.machine_mirrors()])[0].main
         for name in ("lists/partial", "cache/archives/partial", "etc/parts", "etc/preferences.d"):
             (place / name).mkdir(parents=True, exist_ok=True)
         if status is None:
             status = place / "status"
             status.touch()
-        keys = ",".join(map(str, archive.keyrings(_DEBIAN, (), Path("/"))))
+        keys = ",".join(map(str, distributions.keyrings(_DEBIAN, (), Path("/"))))
         (place / "etc/sources.list").write_text(
             f"deb [signed-by={keys}] {self.mirror} {RELEASE} main\n"
             f"deb-src [signed-by={keys}] {self.mirror} {RELEASE} main\n"
@@ -52,7 +52,7 @@ class Apt:
             f'APT::Architecture "{architecture}";\nAPT::Architectures {{ "{architecture}"; }};\n'
             'Acquire::Languages "none";\n\n'
             f'APT::Sandbox::User "root";\nAPT::Install-Recommends "false";\n'
-            + archive.machine_settings()
+            + distributions.machine_settings()
         )
 
     def get(self, *arguments: str, directory: Path | None = None) -> str:
