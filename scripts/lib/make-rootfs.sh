@@ -197,6 +197,60 @@ make_programs() {
     done
 }
 
+# make_gcc OCI-ARCHITECTURE DIR: a minimal Debian with apt, gcc and libc, for tests that build images
+# from it: small, quick to make, and the same with root or without. The packages count as installed,
+# though none of their scripts has run: those that a compiler needs have nothing of consequence in
+# them. /srv/hello.deb is a package that is not installed and needs nothing more.
+make_gcc() {
+    local architecture=$1 new=$2 suite suites=(trixie bookworm) deb made
+    case $1 in
+    arm) architecture=armhf ;;
+    # New in Debian 13. A mirror that caches lists may have outdated ones of any of them.
+    riscv64) suites=(trixie forky sid) ;;
+    esac
+    for suite in "${suites[@]}"; do
+        if extract_packages "$suite" "$architecture" "$new" debs \
+            '?essential' apt base-files base-passwd gcc hello libc6-dev; then
+            made=yes
+            break
+        fi
+    done
+    [[ -n ${made-} ]]
+    deb=$(echo "$new"/var/cache/apt/archives/hello_*.deb)
+    rm -f "$new/usr/bin/hello"
+    mkdir -p "$new/srv" "$new"/usr/local/{bin,lib,sbin} "$new/tmp"
+    mv "$deb" "$new/srv/hello.deb"
+    record_packages "$new" "$new"/var/cache/apt/archives/*.deb
+    rm -rf "$new"/var/cache/apt/archives/*.deb \
+        "$new"/usr/share/{bug,doc,doc-base,gcc,info,lintian,locale,man,zoneinfo} \
+        "$new"/usr/lib{,exec}/gcc/*/*/lto1 "$new"/usr/lib/gcc/*/*/lib{a,hwa,l,t,ub}san* \
+        "$new"/usr/lib/*/lib{a,hwa,l,t,ub}san.so* "$new"/usr/bin/*lto-dump*
+    for deb in passwd group; do cp "$new/usr/share/base-passwd/$deb.master" "$new/etc/$deb"; done
+    echo '_apt:x:42:65534::/nonexistent:/usr/sbin/nologin' >>"$new/etc/passwd"
+}
+
+# record_packages DIR DEB…: write into DIR's package database that the packages are installed.
+record_packages() {
+    local database=$1/var/lib/dpkg deb name control
+    shift
+    rm -rf "$database"
+    mkdir -p "$database"/{info,updates,triggers}
+    for deb; do
+        name=$(dpkg-deb --field "$deb" Package)
+        [[ $(dpkg-deb --field "$deb" Multi-Arch) != same ]] ||
+            name+=:$(dpkg-deb --field "$deb" Architecture)
+        { echo "Status: install ok installed" && dpkg-deb --field "$deb" && echo; } >>"$database/status"
+        dpkg-deb --fsys-tarfile "$deb" | tar -t | sed 's#^\./#/#; s#/$##; s#^$#/.#' \
+            >"$database/info/$name.list"
+        dpkg-deb --control "$deb" "$database/control"
+        for control in "$database"/control/*; do
+            [[ $control == */control ]] || mv "$control" "$database/info/$name.${control##*/}"
+        done
+        rm -r "$database/control"
+    done
+    printf '1\n' >"$database/info/format"
+}
+
 name=$1 new=$2
 case $name in
 debian-13-build-*) make_build "${name##*-}" "$new" ;;
@@ -206,5 +260,6 @@ debian-13-systemd) make_systemd trixie "$new" ;;
 debian-13-engines) make_engines "$new" ;;
 busybox-*) make_busybox "${name#busybox-}" "$new" ;;
 programs-*) make_programs "${name#programs-}" "$new" ;;
+gcc-*) make_gcc "${name#gcc-}" "$new" ;;
 *) usage_error "no recipe for '$name'" ;;
 esac

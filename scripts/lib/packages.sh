@@ -13,6 +13,7 @@ packages_for() {
         run) printf '%s\n' crun mount ;;
         rootfs) printf '%s\n' debian-archive-keyring mmdebstrap mount python3 ;;
         engines) printf '%s\n' buildah runc ;;
+        images) printf '%s\n' buildah skopeo umoci ;;
         check) echo shellcheck ;;
         systemd) printf '%s\n' systemd systemd-container util-linux ;;
         *) die "no packages are known for the use $use" ;;
@@ -89,13 +90,21 @@ need_qemu() {
     PATH=$PATH:$unpacked/usr/bin
 }
 
+# registry: print the path of docker-registry's program. The package is unpacked into the cache: its
+# installation would start a service.
+registry() {
+    local unpacked=$MAID_CACHE/docker-registry
+    [[ -d $unpacked ]] || unpack_package docker-registry "$unpacked"
+    printf '%s\n' "$unpacked/usr/bin/docker-registry"
+}
+
 # unpack_package PACKAGE DIR: fetch and verify the package and put its files, uninstalled, into DIR.
 unpack_package() {
     mkdir -p "$MAID_CACHE"
     (
         flock 9
         [[ ! -d $2 ]] || exit 0
-        say "unpacking the Debian package $1 into $2, so that it does not register itself"
+        say "unpacking the Debian package $1 into $2: it is not to be installed"
         new=$(mktemp --directory "$2.XXXXXX")
         # shellcheck disable=SC2064  # the directory of now
         trap "rm -rf '$new'" EXIT

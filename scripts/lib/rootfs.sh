@@ -8,6 +8,7 @@ ROOTFS_NAMES=(
     debian-13-build-{amd64,arm64,riscv64}
     busybox-{386,amd64,arm,arm64,mips64le,ppc64le,riscv64,s390x}
     programs-{386,amd64,arm,arm64,loong64,mips64le,ppc64le,riscv64,s390x}
+    gcc-{amd64,arm,arm64,riscv64}
 )
 
 # rootfs NAME: print the directory of the root file system NAME; make it first if it is not there.
@@ -56,7 +57,7 @@ rootfs_key() {
         echo "$1"
         is_root && echo root
         rootfs_recipe "$1"
-        [[ $1 == @(busybox|programs)-* ]] || cat "$CHECKOUT"/scripts/lib/{configure-packages.sh,private-binfmt.py}
+        [[ $1 == @(busybox|gcc|programs)-* ]] || cat "$CHECKOUT"/scripts/lib/{configure-packages.sh,private-binfmt.py}
     } | digest
 }
 
