@@ -1,0 +1,224 @@
+"""Have a name stand for a whole image: what it consists of goes first, the name last.
+
+A registry may refuse an index whose images it lacks, and a tag must never name half of one: so the
+images go by digest, then the indexes between, then the one that is named. Whoever is ended half-way
+leaves the old tag as it was, and the next attempt finds what was sent.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from maid.errors import MaidError
+from maid.images.index import (
+    ATTESTATION_OF,
+    DOCKER_MANIFEST,
+    INDEX_TYPES,
+    OCI_INDEX,
+    Descriptor,
+    Index,
+    digest_of,
+    encode,
+    is_attestation,
+)
+from maid.images.layout import Layout
+from maid.images.references import LAYOUT, REGISTRY, Reference
+from maid.images.skopeo import Place, Skopeo
+from maid.images.sources import Found, Source
+
+_AT_ONCE = 4
+
+Progress = Callable[[Descriptor, Path | None], None]
+"""Called for each image: while it is copied with the directory in which files grow (a layout only),
+and with None when it is there."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An image, an index or an attestation that goes along, and where it is."""
+
+    source: Source
+    descriptor: Descriptor
+
+
+def publish(
+    skopeo: Skopeo,
+    parts: Sequence[Part],
+    top: Found,
+    destinations: Sequence[Reference],
+    progress: Progress | None = None,
+) -> Descriptor:
+    """Copy `top`, an index or a single manifest, and have the destinations name it.
+
+    `parts` are the index's own entries, each with the source that has it; for a manifest that
+    stands alone, just that. Destinations are tags of one repository, or of one layout. Returns what
+    is named now: in a layout Docker's documents become OCI's, and their digests others. Raises
+    MaidError; then no destination names something else than before, or only the last ones do.
+    """
+    first, *others = destinations
+    if any((each.transport, each.name) != (first.transport, first.name) for each in others):
+        raise ValueError("the destinations are in several places")
+    if first.transport == REGISTRY:
+        return _push(skopeo, parts, top, destinations)
+    if first.transport == LAYOUT:
+        layout = Layout.create(first.directory)
+        descriptor = into_layout(skopeo, parts, top, layout, progress)
+        for reference in destinations:
+            layout.set(descriptor, reference.tag)
+        return descriptor
+    raise MaidError(
+        f"an index cannot be written to {first}", "to a registry or an OCI layout: oci:DIR:TAG"
+    )
+
+
+def parts_of(source: Source, index: Index) -> list[Part]:
+    """The entries of an index, all in one source."""
+    return [Part(source, descriptor) for descriptor in index.manifests]
+
+
+# To a registry ------------------------------------------------------------------------------
+
+
+def _push(
+    skopeo: Skopeo, parts: Sequence[Part], top: Found, destinations: Sequence[Reference]
+) -> Descriptor:
+    repository = destinations[0]
+    if isinstance(top.document, Index):
+        _push_parts(skopeo, parts, repository)
+        for reference in destinations:
+            _put(skopeo, top.data, reference)
+    else:
+        (part,) = parts
+        _push_image(skopeo, part, repository)
+        for reference in destinations:
+            _put_image(skopeo, part, reference)
+    for reference in destinations:
+        _confirm(skopeo, reference, top.descriptor.digest)
+    return top.descriptor
+
+
+def _push_parts(skopeo: Skopeo, parts: Sequence[Part], repository: Reference) -> None:
+    images = []
+    for part in parts:
+        if part.descriptor.mediaType not in INDEX_TYPES:
+            images.append(part)
+            continue
+        nested = part.source.find(part.descriptor)
+        assert isinstance(nested.document, Index)
+        _push_parts(skopeo, parts_of(part.source, nested.document), repository)
+        _put(skopeo, nested.data, repository.at(part.descriptor.digest))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for done in [pool.submit(_push_image, skopeo, part, repository) for part in images]:
+            done.result()
+
+
+def _push_image(skopeo: Skopeo, part: Part, repository: Reference) -> None:
+    _put_image(skopeo, part, repository.at(part.descriptor.digest))
+
+
+def _put_image(skopeo: Skopeo, part: Part, reference: Reference) -> None:
+    if _is_same(part, reference):
+        return
+    with part.source.place(part.descriptor) as place:
+        skopeo.copy(place, Place(reference.argument), reference, ["--preserve-digests"])
+
+
+def _is_same(part: Part, reference: Reference) -> bool:
+    """Whether it is where it comes from: an index that is made of images beside it."""
+    here = part.source.reference
+    return (
+        here.transport == REGISTRY
+        and here.name == reference.name
+        and reference.digest == part.descriptor.digest
+    )
+
+
+def _put(skopeo: Skopeo, data: bytes, reference: Reference) -> None:
+    """Store an index, byte for byte; what it names is there."""
+    with tempfile.TemporaryDirectory(prefix="maid-index-") as temporary:
+        Path(temporary, "manifest.json").write_bytes(data)
+        options = ["--multi-arch=index-only", "--preserve-digests"]
+        skopeo.copy(Place(f"dir:{temporary}"), Place(reference.argument), reference, options)
+
+
+def _confirm(skopeo: Skopeo, reference: Reference, digest: str) -> None:
+    """Read the tag back. Raises MaidError where it names something else."""
+    found = digest_of(skopeo.raw(reference))
+    if found != digest:
+        raise MaidError(
+            f"{reference} was written as {digest} and now names {found}",
+            "somebody else pushed to it at the same time, or the registry changes documents",
+        )
+
+
+# To a layout --------------------------------------------------------------------------------
+
+
+def into_layout(
+    skopeo: Skopeo,
+    parts: Sequence[Part],
+    top: Found,
+    layout: Layout,
+    progress: Progress | None = None,
+) -> Descriptor:
+    """Copy `top` with its parts into a layout, in which nothing names it yet. Returns its
+    descriptor there. Raises MaidError."""
+    if not isinstance(top.document, Index):
+        (part,) = parts
+        return _receive(skopeo, part, layout, progress)
+    received: dict[str, Descriptor] = {}
+    for part in parts:
+        descriptor = part.descriptor
+        if descriptor.mediaType in INDEX_TYPES:
+            nested = part.source.find(descriptor)
+            assert isinstance(nested.document, Index)
+            inner = parts_of(part.source, nested.document)
+            received[descriptor.digest] = into_layout(skopeo, inner, nested, layout, progress)
+        else:
+            received[descriptor.digest] = _receive(skopeo, part, layout, progress)
+    if all(old == new.digest for old, new in received.items()):
+        if layout.blob(top.descriptor.digest).exists():
+            return top.descriptor
+        return layout.write(top.data, top.descriptor.mediaType)
+    index = rewritten(top.document, received)
+    return layout.write(encode(index), index.media_type)
+
+
+def _receive(skopeo: Skopeo, part: Part, layout: Layout, progress: Progress | None) -> Descriptor:
+    # OCI's layout holds OCI's manifests; what reads one passes others over by name
+    # (containers/image, oci/layout/oci_transport.go, getManifestDescriptor).
+    keep = part.descriptor.mediaType != DOCKER_MANIFEST
+    with part.source.place(part.descriptor) as place:
+        received = layout.receive(
+            skopeo,
+            place,
+            part.source.reference,
+            keep,
+            (lambda stage: progress(part.descriptor, stage)) if progress else None,
+        )
+    if progress:
+        progress(part.descriptor, None)
+    return received
+
+
+def rewritten(index: Index, received: dict[str, Descriptor]) -> Index:
+    """The index with the descriptors that its entries have in another place, by the digests they
+    had: an OCI index, whose attestations still speak of the same images."""
+    entries = []
+    for entry in index.manifests:
+        new = received[entry.digest]
+        entry = msgspec.structs.replace(
+            entry, mediaType=new.mediaType, digest=new.digest, size=new.size
+        )
+        about = entry.annotation(ATTESTATION_OF)
+        if is_attestation(entry) and about in received:
+            annotations = {**(entry.annotations or {}), ATTESTATION_OF: received[about].digest}
+            entry = msgspec.structs.replace(entry, annotations=annotations)
+        entries.append(entry)
+    return msgspec.structs.replace(index, mediaType=OCI_INDEX, manifests=tuple(entries))
