@@ -41,7 +41,6 @@ from maid.images.skopeo import Place, Skopeo
 
 _VERSION = {"imageLayoutVersion": "1.0.0"}
 _STAGING = ".maid-"
-_LOCK = ".maid.lock"
 _LOCK_SECONDS = 60.0
 
 
@@ -73,7 +72,7 @@ class Layout:
                 others = [
                     each.name for each in path.iterdir() if not each.name.startswith(_STAGING)
                 ]
-                if set(others) - {"blobs", "index.json", _LOCK}:
+                if set(others) - {"blobs", "index.json"}:
                     raise MaidError(
                         f"{path} is no OCI layout and not empty", "name another directory"
                     )
@@ -164,7 +163,8 @@ class Layout:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            with locked(self.path / _LOCK, _LOCK_SECONDS):
+            # A file that every layout has, and that never changes.
+            with locked(self.path / "oci-layout", _LOCK_SECONDS):
                 yield
         except TimeoutError as error:
             raise MaidError(f"{self.path} is being written by another maid: {error}") from error

@@ -77,9 +77,12 @@ def publish(
     )
 
 
-def parts_of(source: Source, index: Index) -> list[Part]:
-    """The entries of an index, all in one source."""
-    return [Part(source, descriptor) for descriptor in index.manifests]
+def parts_of(source: Source, found: Found) -> list[Part]:
+    """What has to be there for a document: an index's entries, or the one image; all in one
+    source."""
+    if isinstance(found.document, Index):
+        return [Part(source, descriptor) for descriptor in found.document.manifests]
+    return [Part(source, found.descriptor)]
 
 
 # To a registry ------------------------------------------------------------------------------
@@ -110,8 +113,7 @@ def _push_parts(skopeo: Skopeo, parts: Sequence[Part], repository: Reference) ->
             images.append(part)
             continue
         nested = part.source.find(part.descriptor)
-        assert isinstance(nested.document, Index)
-        _push_parts(skopeo, parts_of(part.source, nested.document), repository)
+        _push_parts(skopeo, parts_of(part.source, nested), repository)
         _put(skopeo, nested.data, repository.at(part.descriptor.digest))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for done in [pool.submit(_push_image, skopeo, part, repository) for part in images]:
@@ -177,14 +179,11 @@ def into_layout(
         descriptor = part.descriptor
         if descriptor.mediaType in INDEX_TYPES:
             nested = part.source.find(descriptor)
-            assert isinstance(nested.document, Index)
-            inner = parts_of(part.source, nested.document)
+            inner = parts_of(part.source, nested)
             received[descriptor.digest] = into_layout(skopeo, inner, nested, layout, progress)
         else:
             received[descriptor.digest] = _receive(skopeo, part, layout, progress)
     if all(old == new.digest for old, new in received.items()):
-        if layout.blob(top.descriptor.digest).exists():
-            return top.descriptor
         return layout.write(top.data, top.descriptor.mediaType)
     index = rewritten(top.document, received)
     return layout.write(encode(index), index.media_type)

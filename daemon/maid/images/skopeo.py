@@ -184,6 +184,11 @@ _HINTS: tuple[tuple[str, str], ...] = (
     (r"policy", "containers-policy.json(5) says what is accepted"),
 )
 
+# What only repeats the reference.
+_PREAMBLE = re.compile(
+    r'^(?:Error parsing image name "[^"]*": |initializing (?:source|destination) \S+: )+'
+)
+
 _MISSING = re.compile(
     r"manifest unknown|name unknown|not found|repository name not known|does not exist"
     r"|no such file|no image found|status 404|404 \(Not Found\)|identifier is not an image",
@@ -198,6 +203,7 @@ def explain(stderr: str, reference: Reference) -> SkopeoError:
     words = fatal[-1] if fatal else lines[-1] if lines else "it was ended"
     if words.startswith('"'):
         words = words[1:-1].replace('\\"', '"').replace("\\n", " ").replace("\\\\", "\\")
+    words = _PREAMBLE.sub("", words)
     host = reference.host if reference.transport == REGISTRY else "the registry"
     for pattern, hint in _HINTS:
         if re.search(pattern, words, re.IGNORECASE):
