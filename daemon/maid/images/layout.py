@@ -10,13 +10,12 @@ Rules: github.com/opencontainers/image-spec, image-layout.md.
 from __future__ import annotations
 
 import errno
-import fcntl
+import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -34,10 +33,12 @@ from maid.images.index import (
     describe,
     encode,
     read_index,
+    read_manifest,
     verify,
 )
 from maid.images.references import LAYOUT, Reference
 from maid.images.skopeo import Place, Skopeo
+from maid.images.staging import staging
 
 _VERSION = {"imageLayoutVersion": "1.0.0"}
 _STAGING = ".maid-"
@@ -125,6 +126,10 @@ class Layout:
         except DocumentError as error:
             raise DocumentError(f"{self.path}/index.json: {error.message}") from error
 
+    def blobs(self) -> set[str]:
+        """The digests of the blobs that are there, whether anything names them or not."""
+        return {f"{file.parent.name}:{file.name}" for file in self.path.glob("blobs/*/[!.]*")}
+
     def tags(self) -> list[str]:
         """The names that index.json has for its entries."""
         return [each.annotation(REF_NAME) for each in self.index().manifests]
@@ -175,34 +180,12 @@ class Layout:
     def staging(self) -> Iterator[Path]:
         """A directory of its own on the layout's file system, gone afterwards; what a killed
         process left behind goes as well."""
-        self._sweep()
-        try:
-            path = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.path))
-            holder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(holder, fcntl.LOCK_EX)
-        except OSError as error:
-            raise _failed(self.path, error) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(staging(self.path, _STAGING))
+            except OSError as error:
+                raise _failed(self.path, error) from error
             yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(holder)
-
-    def _sweep(self) -> None:
-        for path in self.path.glob(f"{_STAGING}*"):
-            if not path.is_dir():
-                continue
-            try:
-                file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-            except BlockingIOError:
-                pass  # somebody's who lives
-            finally:
-                os.close(file)
 
     def receive(
         self,
@@ -216,8 +199,23 @@ class Layout:
 
         Blobs that are there are not fetched again. `preserve`: fail where the manifest cannot stay
         as it is; a Docker manifest becomes OCI's otherwise. `waiting` is called meanwhile with the
-        directory in which files grow. Raises SkopeoError.
+        directory in which files grow. Raises SkopeoError, and DocumentError where a blob has
+        another size than the manifest says.
         """
+        received = self._copied(skopeo, source, about, preserve, waiting)
+        if self._settle(received, about):
+            received = self._copied(skopeo, source, about, preserve, waiting)
+            self._settle(received, about)
+        return received
+
+    def _copied(
+        self,
+        skopeo: Skopeo,
+        source: Place,
+        about: Reference,
+        preserve: bool,
+        waiting: Callable[[Path], None] | None,
+    ) -> Descriptor:
         with self.staging() as stage:
             blobs = f"--{{side}}-shared-blob-dir={self.path / 'blobs'}"
             accept = "--{side}-oci-accept-uncompressed-layers"
@@ -230,6 +228,39 @@ class Layout:
             )
             (entry,) = read_index((stage / "index.json").read_bytes()).manifests
         return Descriptor(mediaType=entry.mediaType, digest=entry.digest, size=entry.size)
+
+    def _settle(self, received: Descriptor, about: Reference) -> bool:
+        """Have the blobs of a manifest on the disk, each of the size that the manifest says.
+
+        skopeo takes a file that has a blob's name for the blob, and does not wait for the disk: a
+        power failure leaves files that are too short. Such are removed, and then this is True.
+        Raises DocumentError where it is the manifest that is wrong.
+        """
+        manifest = read_manifest(self.read(received))
+        damaged = False
+        for blob in (manifest.config, *manifest.layers):
+            path = self.blob(blob.digest)
+            try:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+                    size = os.fstat(file.fileno()).st_size
+                    if size == blob.size:
+                        continue
+                    algorithm, encoded = check_digest(blob.digest)
+                    if hashlib.file_digest(file, algorithm).hexdigest() == encoded:
+                        raise DocumentError(
+                            f"{about}, {blob.digest}: it has {size} bytes, where the manifest"
+                            f" {received.digest} says {blob.size}",
+                            "the image was made wrongly: whoever made it can push it again",
+                        )
+                path.unlink()
+                damaged = True
+            except FileNotFoundError as error:
+                if not blob.urls:  # which stays where it is said to be (descriptor.md)
+                    raise DocumentError(f"{about}, {blob.digest}: it did not come") from error
+            except OSError as error:
+                raise _failed(self.path, error) from error
+        return damaged
 
     @contextmanager
     def place(self, descriptor: Descriptor) -> Iterator[Place]:

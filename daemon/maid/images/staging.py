@@ -1,0 +1,82 @@
+"""Directories in which something grows until it is whole, and gets its final name in one step.
+
+They lie beside what they become, for a rename stays on one file system. Whoever makes one holds its
+lock as long as it lives: what a killed process left behind is told by that, and cleared away by the
+next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def staging(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new directory in `parent`, for its maker alone (mode 0700) and gone afterwards; leftovers
+    of the same prefix go first. Raises OSError where it cannot be made."""
+    sweep(parent, prefix)
+    path, holder = _made(parent, prefix)
+    try:
+        yield path
+    finally:
+        remove(path)
+        os.close(holder)
+
+
+def _made(parent: Path, prefix: str) -> tuple[Path, int]:
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            holder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # another one's sweep was here before the lock was
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        if path.exists():
+            return path, holder
+        os.close(holder)
+
+
+def sweep(parent: Path, prefix: str) -> None:
+    """Remove the directories of that prefix whose makers are gone."""
+    for path in parent.glob(f"{glob.escape(prefix)}*"):
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue  # no directory, or another user's
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(path)
+        except BlockingIOError:
+            pass  # somebody's who lives
+        finally:
+            os.close(file)
+
+
+def remove(path: Path) -> None:
+    """Remove a tree as far as it can be, with directories in it that its own owner may not enter.
+
+    Symbolic links are removed, not followed (shutil.rmtree)."""
+
+    def again(function: Callable[..., Any], name: str, _error: Any) -> None:
+        try:
+            above = os.path.dirname(name)
+            for each in (above, name):
+                if stat.S_ISDIR(os.lstat(each).st_mode):
+                    os.chmod(each, 0o700)
+            if function in (os.open, os.scandir, os.lstat):
+                shutil.rmtree(name, ignore_errors=True)
+            else:
+                function(name)
+        except (OSError, TypeError):
+            pass
+
+    shutil.rmtree(path, onerror=again)
