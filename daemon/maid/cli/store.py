@@ -15,7 +15,7 @@ from typing import Any
 from maid.cli import render
 from maid.cli.common import show_json
 from maid.client import Client
-from maid.errors import StepRefused, UsageError
+from maid.errors import MaidError, StepRefused, UsageError
 
 DAY = 86400.0
 
@@ -108,7 +108,8 @@ def _progress(wanted: bool) -> Iterator[Callable[[str], None]]:
 
 
 def show(client: Client, wanted: str, as_json: bool, everything: bool) -> int:
-    """Print what is in the store; `wanted` limits it to a tool, a package or a set."""
+    """Print what is in the store; `wanted` limits it to a tool, a package or a set. Raises MaidError
+    where there is none of that name."""
     with client:
         store = client.call("io.maid.Store.Status")["store"]
     if as_json:
@@ -120,10 +121,13 @@ def show(client: Client, wanted: str, as_json: bool, everything: bool) -> int:
         print(f"{render.paint('!', 'warning', stream)} no native store: {summary['problem']}")
         return 1
     print(summary_line(summary))
-    for each in store["sets"]:
+    tables = [(each, _tools(each, wanted, everything)) for each in store["sets"]]
+    if wanted and not any(table for _, table in tables):
+        raise MaidError(f"the store has no tool, package or set {wanted}", "maid accel list --all")
+    for each, table in tables:
         print()
         print(_set_head(each, stream))
-        print(_tools(each, wanted, everything))
+        print(table or f"no {wanted} in it")
     for reason in summary["reasons"]:
         print(f"\n{render.paint('!', 'warning', stream)} {reason}")
     if not store["sets"]:
@@ -159,7 +163,8 @@ def _set_head(each: dict[str, Any], stream: Any) -> str:
 
 
 def _tools(each: dict[str, Any], wanted: str, everything: bool) -> str:
-    """The tools of a set by package; each by itself when something was asked for."""
+    """The tools of a set by package; each by itself when something was asked for, and "" where
+    there is none of it."""
     if not wanted and not everything:
         return _packages(each)
     rows = []
@@ -172,8 +177,8 @@ def _tools(each: dict[str, Any], wanted: str, everything: bool) -> str:
         if wanted in ("", each["name"], tool["tool"], tool["package"]):
             package = f"{tool['package']} {tool['version']}"
             rows.append([tool["tool"], "emulated", package, "-", tool["reason"]])
-    if not rows:
-        return f"no {wanted} in it"
+    if not rows and wanted:
+        return ""
     return render.table(sorted(rows), ("TOOL", "RUNS", "PACKAGE", "STANDS IN", "WHY"), sys.stdout)
 
 
