@@ -108,8 +108,10 @@ def _progress(wanted: bool) -> Iterator[Callable[[str], None]]:
 
 
 def show(client: Client, wanted: str, as_json: bool, everything: bool) -> int:
-    """Print what is in the store; `wanted` limits it to a tool, a package or a set. Raises MaidError
-    where there is none of that name."""
+    """Print what is in the store; `wanted` limits it to a tool, a package or a set.
+
+    Raises MaidError where there is none of that name.
+    """
     with client:
         store = client.call("io.maid.Store.Status")["store"]
     if as_json:
