@@ -233,6 +233,8 @@ make_gcc() {
         "$new"/usr/lib/*/lib{a,hwa,l,t,ub}san.so* "$new"/usr/bin/*lto-dump*
     for deb in passwd group; do cp "$new/usr/share/base-passwd/$deb.master" "$new/etc/$deb"; done
     echo '_apt:x:42:65534::/nonexistent:/usr/sbin/nologin' >>"$new/etc/passwd"
+    # As container images have it: an image that was interrupted is made again.
+    echo force-unsafe-io >"$new/etc/dpkg/dpkg.cfg.d/unsafe-io"
 }
 
 # record_packages DIR DEB…: write into DIR's package database that the packages are installed.

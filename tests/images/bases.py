@@ -104,7 +104,8 @@ def tag_of(platform: str) -> str:
 def add_image(layout: Layout, platform: str, tree: tuple[Descriptor, str]) -> Descriptor:
     """Add the image of a platform: the tree, and what says which it is."""
     mark = layout.gzip_layer(files_tar({"platform": f"{platform}\n".encode()}, 0o644))
-    environment = [f"PLATFORM={platform}", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    environment = [f"PATH={path}", f"PLATFORM={platform}", "DEBIAN_FRONTEND=noninteractive"]
     return layout.image(platform, [tree, mark], config={"Env": environment})
 
 
