@@ -17,7 +17,16 @@ import typer
 
 from maid import __version__
 from maid.cli import common, render
-from maid.cli.common import Command, Later, config_path, connect, exit_with, show_json, socket_path
+from maid.cli.common import (
+    Command,
+    Later,
+    LaterCommand,
+    config_path,
+    connect,
+    exit_with,
+    show_json,
+    socket_path,
+)
 from maid.client import DEFAULT_SOCKET
 from maid.errors import MaidError
 
@@ -40,6 +49,21 @@ app.add_typer(
         rich_markup_mode=None,
     )
 )
+app.add_typer(
+    typer.Typer(
+        name="index",
+        cls=Later,
+        help="Image indexes, in registries and OCI layouts: look at them, make and change them.",
+        short_help="Image indexes: inspect, create, change.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+)
+for _name, _help in (
+    ("pull", "Fetch the image that fits a platform."),
+    ("build", "Build one image for several platforms."),
+):
+    app.command(_name, cls=LaterCommand, short_help=_help)(lambda: None)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document (docs/json.md).")]
 

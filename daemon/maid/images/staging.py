@@ -18,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from maid.errors import MaidError, UsageError
+from maid.files import sync_directory
+
 
 @contextmanager
 def staging(parent: Path, prefix: str) -> Iterator[Path]:
@@ -80,3 +83,39 @@ def remove(path: Path) -> None:
             pass
 
     shutil.rmtree(path, onerror=again)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where the file or directory `path` may grow, which has its name when the block ends well.
+
+    A file that is there is replaced then, and a directory that is empty; what is above is made.
+    Raises MaidError where that cannot be done.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staging(path.parent, f"{path.name}.partial-") as stage:
+            grown = stage / path.name
+            yield grown
+            os.rename(grown, path)
+            sync_directory(path.parent)
+    except OSError as error:
+        raise MaidError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def require_free(directory: Path) -> None:
+    """Raise UsageError where a directory cannot be made: something is there already."""
+    try:
+        with os.scandir(directory) as there:
+            empty = next(there, None) is None
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise UsageError(f"{directory} is there, and no directory", _OTHER) from error
+    except OSError as error:
+        raise MaidError(f"{directory} cannot be read: {error.strerror}") from error
+    if not empty:
+        raise UsageError(f"{directory} is not empty", _OTHER)
+
+
+_OTHER = "name a directory that is empty or not there"

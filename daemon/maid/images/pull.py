@@ -1,0 +1,240 @@
+"""Fetch the image that fits a platform, or all of them, to where it is wanted.
+
+What was chosen is looked at before it is fetched: an index may say one thing of an image and the
+image another, and then it is the image that runs, or does not. Nothing gets its final name before
+it is whole: a tag of a layout, an archive's file, a directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maid.errors import PlatformUnavailable, UsageError
+from maid.images.index import Descriptor, Index, Manifest
+from maid.images.layout import Layout, layout_reference
+from maid.images.publish import Part, into_layout, parts_of, publish
+from maid.images.references import LAYOUT, REGISTRY, Reference, parse_reference
+from maid.images.select import Choice, Contents, choose, contents
+from maid.images.skopeo import Place, Skopeo
+from maid.images.sources import Found, Source
+from maid.images.staging import require_free, whole
+from maid.images.transfer import Account, Watcher, blobs_of
+from maid.platforms import Matcher
+
+STORAGE, DAEMON = "containers-storage", "docker-daemon"
+_ARCHIVES = ("oci-archive", "docker-archive")
+_DESTINATIONS = (LAYOUT, REGISTRY, STORAGE, DAEMON, "dir", *_ARCHIVES)
+
+_STORAGE_PROGRAMS = ("podman", "buildah")
+
+
+class WrongImage(PlatformUnavailable):
+    """An image is for another platform than its index says."""
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What is there now: `destination` names it, `descriptor` is what it is there. `size` is the
+    bytes of its blobs, `fetched` how many of them were not there before; None where the
+    destination does not tell."""
+
+    destination: Reference
+    descriptor: Descriptor
+    size: int
+    fetched: int | None
+
+
+def choose_image(source: Source, matcher: Matcher, accept_any: bool = False) -> Choice:
+    """The image for a platform, which its own configuration confirms.
+
+    `accept_any` takes an image that stands alone, or is not what its index says. Raises NoMatch,
+    WrongImage, or MaidError where a document cannot be read.
+    """
+    choice = choose(source, source.top(), matcher, accept_any)
+    if choice.entry is not None and not accept_any:
+        confirm(source, choice, matcher)
+    return choice
+
+
+def confirm(source: Source, choice: Choice, matcher: Matcher) -> None:
+    """Hold what an index says of an image against the image's own configuration.
+
+    Os and architecture have to be the same. A variant counts where the configuration names one:
+    most builders write none. Raises WrongImage.
+    """
+    own = source.config(choice.found).platform()
+    said, is_ = choice.platform.normalized(), own.normalized()
+    same = (said.os, said.architecture) == (is_.os, is_.architecture)
+    if same and (not own.variant or said.variant == is_.variant or matcher.matches(own)):
+        return
+    what = f"for {own}" if own.os or own.architecture else "for no platform that it names"
+    raise WrongImage(
+        f"{source.reference}, {choice.found.descriptor.digest}: the index says that this image is"
+        f" for {choice.platform}, and the image itself that it is {what}",
+        "whoever made the index can correct it; --any takes the image as it is",
+    )
+
+
+# Where it goes -----------------------------------------------------------------------------------
+
+
+def parse_destination(text: str, source: Reference) -> Reference:
+    """What --to names, `oci:DIR[:TAG]` or another transport's; a tag that is left out is the
+    source's. Raises UsageError."""
+    if text.startswith(("/", "./", "../")):
+        text = f"oci:{text}"
+    transport, colon, _ = text.partition(":")
+    if not colon or transport not in _DESTINATIONS:
+        raise UsageError(
+            f"--to {text}: that is no destination",
+            "for example oci:DIR:TAG, containers-storage:NAME, docker-archive:FILE, docker://NAME",
+        )
+    reference = parse_reference(text)
+    if transport == LAYOUT and not reference.tag:
+        return Reference(LAYOUT, reference.name, _tag(source))
+    if reference.digest:
+        raise UsageError(f"--to {text}: a digest cannot be chosen", "name a tag")
+    return reference
+
+
+def _tag(source: Reference) -> str:
+    if source.transport == REGISTRY and not source.digest:
+        return source.tag or "latest"
+    return source.tag
+
+
+def storage_of(source: Reference, choice: Choice, has_program: Callable[[str], bool]) -> Reference:
+    """Where podman and buildah keep the image, under the name that it was asked for by.
+
+    Raises UsageError where the machine has neither, or the image is not a registry's.
+    """
+    if source.transport != REGISTRY:
+        raise UsageError(f"{source} has no name that it could be kept under", _ELSEWHERE)
+    if not any(map(has_program, _STORAGE_PROGRAMS)):
+        raise UsageError(
+            "this machine has no containers' storage: neither podman nor buildah is there",
+            _ELSEWHERE,
+        )
+    if source.digest:
+        return Reference(STORAGE, source.name, "", choice.found.descriptor.digest)
+    return Reference(STORAGE, source.name, source.tag or "latest")
+
+
+_ELSEWHERE = "say where it is to go: --to oci:DIR:TAG, or --unpack DIR"
+
+
+# One image ---------------------------------------------------------------------------------------
+
+
+def pull(
+    skopeo: Skopeo, source: Source, choice: Choice, destination: Reference, watcher: Watcher
+) -> Pulled:
+    """Copy the chosen image. Raises MaidError; then the destination names what it did before."""
+    part = Part(source, choice.found.descriptor)
+    if destination.transport == LAYOUT:
+        return _into_layout(skopeo, source, [part], choice.found, destination, watcher)
+    size = _size(source, [part])
+    watcher.begin(part.descriptor, size)
+    if destination.transport == REGISTRY:
+        publish(skopeo, [part], choice.found, [destination])
+    else:
+        _copy(skopeo, part, destination)
+    watcher.end()
+    return Pulled(destination, part.descriptor, size, None)
+
+
+def receive(
+    skopeo: Skopeo, source: Source, choice: Choice, layout: Layout, watcher: Watcher
+) -> Pulled:
+    """Have the chosen image in a layout in which nothing names it. Raises MaidError."""
+    part = Part(source, choice.found.descriptor)
+    account = Account(layout, source.find, watcher)
+    descriptor = into_layout(skopeo, [part], choice.found, layout, account)
+    return Pulled(layout_reference(layout), descriptor, account.size, account.fetched)
+
+
+def _into_layout(
+    skopeo: Skopeo,
+    source: Source,
+    parts: Sequence[Part],
+    top: Found,
+    destination: Reference,
+    watcher: Watcher,
+) -> Pulled:
+    layout = Layout.create(destination.directory)
+    account = Account(layout, source.find, watcher)
+    descriptor = publish(skopeo, parts, top, [destination], account)
+    return Pulled(destination, descriptor, account.size, account.fetched)
+
+
+def _copy(skopeo: Skopeo, part: Part, destination: Reference) -> None:
+    with part.source.place(part.descriptor) as place:
+        if destination.transport not in (*_ARCHIVES, "dir"):
+            skopeo.copy(place, Place(destination.argument), part.source.reference)
+            return
+        path, rest = _split(destination)
+        if destination.transport == "dir":
+            require_free(path)
+        with whole(path) as grown:
+            to = Place(f"{destination.transport}:{grown}{rest}")
+            skopeo.copy(place, to, part.source.reference)
+
+
+def _split(destination: Reference) -> tuple[Path, str]:
+    """The file or directory that a destination names, and what else is said of it."""
+    if destination.transport == "dir":
+        return Path(destination.name), ""
+    path, colon, rest = destination.name.partition(":")
+    return Path(path), colon + rest
+
+
+# All of them -------------------------------------------------------------------------------------
+
+
+def pull_all(
+    skopeo: Skopeo, source: Source, top: Found, destination: Reference, watcher: Watcher
+) -> Pulled:
+    """Copy an index with everything that it names. Raises MaidError; then the destination names
+    what it did before."""
+    parts = parts_of(source, top)
+    if destination.transport == LAYOUT:
+        return _into_layout(skopeo, source, parts, top, destination, watcher)
+    if destination.transport == REGISTRY:
+        size = _size(source, parts)
+        watcher.begin(top.descriptor, size)
+        publish(skopeo, parts, top, [destination])
+        watcher.end()
+        return Pulled(destination, top.descriptor, size, None)
+    if destination.transport != "oci-archive":
+        raise UsageError(
+            f"{destination} has no room for more than one image",
+            "--all goes with oci:DIR:TAG, oci-archive:FILE or docker://NAME",
+        )
+    path, rest = _split(destination)
+    with whole(path) as grown:
+        layout = Reference(LAYOUT, f"{grown}.layout", "image")
+        pulled = _into_layout(skopeo, source, parts, top, layout, watcher)
+        to = Place(f"oci-archive:{grown}{rest}")
+        skopeo.copy(Place(layout.argument), to, destination, ["--all", "--preserve-digests"])
+    return Pulled(destination, pulled.descriptor, pulled.size, None)
+
+
+def all_of(source: Source, top: Found) -> Contents | None:
+    """What an index has; None of a single image. Raises MaidError."""
+    return contents(source, top.document) if isinstance(top.document, Index) else None
+
+
+def _size(source: Source, parts: Sequence[Part]) -> int:
+    blobs: dict[str, int] = {}
+    for part in parts:
+        found = source.find(part.descriptor)
+        if isinstance(found.document, Index):
+            for inner in parts_of(source, found):
+                document = source.find(inner.descriptor).document
+                if isinstance(document, Manifest):
+                    blobs |= blobs_of(document)
+        else:
+            blobs |= blobs_of(found.document)
+    return sum(blobs.values())
