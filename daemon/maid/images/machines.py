@@ -8,83 +8,92 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from maid import elf, kernel
-from maid.platforms import Platform
+from maid import kernel
+from maid.platforms import Platform, only
 
-# e_machine, bits and byte order of each architecture's programs (System V gABI and its processor
-# supplements; Linux, include/uapi/linux/elf-em.h).
-_MACHINES = {
-    "386": (3, 32, True),
-    "amd64": (62, 64, True),
-    "arm": (40, 32, True),
-    "armbe": (40, 32, False),
-    "arm64": (183, 64, True),
-    "arm64be": (183, 64, False),
-    "loong64": (258, 64, True),
-    "mips": (8, 32, False),
-    "mipsle": (8, 32, True),
-    "mips64": (8, 64, False),
-    "mips64le": (8, 64, True),
-    "ppc": (20, 32, False),
-    "ppc64": (21, 64, False),
-    "ppc64le": (21, 64, True),
-    "riscv": (243, 32, True),
-    "riscv64": (243, 64, True),
-    "s390": (22, 32, False),
-    "s390x": (22, 64, False),
-    "sparc": (2, 32, False),
-    "sparc64": (43, 64, False),
+HEAD = 20
+"""Bytes of an ELF file up to and with e_machine (gABI, figure 4-3)."""
+
+_LITTLE, _BIG = 1, 2
+
+# Class (32 or 64 bits: 1, 2), byte order and e_machine of each architecture: Go's names, and the
+# numbers of include/uapi/linux/elf-em.h.
+_MACHINES: dict[tuple[int, int, int], str] = {
+    (1, _LITTLE, 3): "386",
+    (2, _LITTLE, 62): "amd64",
+    (1, _LITTLE, 40): "arm",
+    (1, _BIG, 40): "armbe",
+    (2, _LITTLE, 183): "arm64",
+    (2, _BIG, 183): "arm64be",
+    (2, _LITTLE, 258): "loong64",
+    (1, _BIG, 8): "mips",
+    (1, _LITTLE, 8): "mipsle",
+    (2, _BIG, 8): "mips64",
+    (2, _LITTLE, 8): "mips64le",
+    (1, _BIG, 20): "ppc",
+    (2, _BIG, 21): "ppc64",
+    (2, _LITTLE, 21): "ppc64le",
+    (1, _LITTLE, 243): "riscv",
+    (2, _LITTLE, 243): "riscv64",
+    (1, _BIG, 22): "s390",
+    (2, _BIG, 22): "s390x",
+    (1, _BIG, 2): "sparc",
+    (2, _BIG, 43): "sparc64",
 }
 
 PROGRAMS = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/usr/bin/dpkg", "/sbin/apk", "/bin/bash")
 """Programs that tell a distribution's architecture."""
 
 
-def architecture_of(program: elf.Elf) -> str:
-    """Go's name of the architecture that an ELF file is for, "" for one without a name."""
-    found = (program.machine, program.bits, program.little)
-    return next((name for name, machine in _MACHINES.items() if machine == found), "")
+def architecture_of(head: bytes) -> str:
+    """The architecture that an ELF file is for by its first 20 bytes; "" for what is no ELF file
+    and for machines that no platform has."""
+    if len(head) < HEAD or head[:4] != b"\x7fELF":
+        return ""
+    (machine,) = struct.unpack("<H" if head[5] == _LITTLE else ">H", head[18:HEAD])
+    return _MACHINES.get((head[4], head[5], machine), "")
 
 
-def fits(program: elf.Elf, platform: Platform) -> bool:
-    """Whether an ELF file is of the platform's architecture; where that has no name here, True."""
-    machine = _MACHINES.get(platform.normalized().architecture)
-    return machine is None or machine == (program.machine, program.bits, program.little)
+def acceptable(platform: Platform) -> frozenset[str]:
+    """The architectures of programs that the platform executes."""
+    platform = platform.normalized()
+    return frozenset(
+        {platform.architecture, *(each.architecture for each in only(platform).wanted)}
+    )
 
 
 def stranger(root: Path, platform: Platform, programs: Iterable[str] = ()) -> tuple[str, str]:
-    """A program in the tree `root` that shows that it is of another architecture, and which.
+    """A program in the tree `root` that the platform does not execute, and its architecture.
 
-    The first of PROGRAMS and `programs` that is an ELF file decides; ("", "") where none is or it
-    fits. Symbolic links stay within the tree.
+    The first of PROGRAMS and `programs` whose architecture can be told decides; ("", "") where none
+    is there or it fits. Symbolic links stay within the tree.
     """
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for path in (*PROGRAMS, *programs):
-            program = _read(directory, path)
-            if program is None:
-                continue
-            if fits(program, platform):
-                return "", ""
-            return path, architecture_of(program) or f"ELF machine {program.machine}"
+            if architecture := architecture_of(_head(directory, path)):
+                return ("", "") if architecture in acceptable(platform) else (path, architecture)
         return "", ""
     finally:
         os.close(directory)
 
 
-def _read(directory: int, path: str) -> elf.Elf | None:
+def _head(directory: int, path: str) -> bytes:
     try:
         found = kernel.open_in_root(directory, path, os.O_PATH)
     except (OSError, ValueError):
-        return None
+        return b""
     try:
+        # Opening a FIFO or a device would have effects; this knows what it is before.
         if not stat.S_ISREG(os.fstat(found).st_mode):
-            return None
-        return elf.read(Path(f"/proc/self/fd/{found}"))
-    except (OSError, elf.ElfError):
-        return None
+            return b""
+        with open(f"/proc/self/fd/{found}", "rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
     finally:
         os.close(found)
