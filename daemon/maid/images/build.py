@@ -1,0 +1,284 @@
+"""`maid build`: one image a platform, side by side, and one index that names them all.
+
+Every platform is executed once before anything is built. Then buildah builds each in a storage of
+its own; the images are looked at, gathered in a layout of their own, and what names them is
+published whole or not at all. What a build has done stays in its platform's storage, so that the
+next try begins there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from maid.errors import MaidError
+from maid.images.build_request import Plan, available_memory, choose_jobs
+from maid.images.buildah import (
+    Root,
+    base_layers,
+    buildah_version,
+    default_root,
+    need_programs,
+    opened,
+)
+from maid.images.containerfile import images as images_named
+from maid.images.index import (
+    DOCKER_LIST,
+    OCI_INDEX,
+    Descriptor,
+    Index,
+    PlatformObject,
+    describe,
+    encode,
+)
+from maid.images.layout import Layout
+from maid.images.local import LocalImages, local_images, store
+from maid.images.platform_build import BuildFailed, PlatformBuild
+from maid.images.progress import Progress, State, Watcher
+from maid.images.publish import Part, publish
+from maid.images.references import LAYOUT, Reference
+from maid.images.results import check, read_image
+from maid.images.skopeo import Skopeo
+from maid.images.sources import Found, LayoutSource
+from maid.images.surroundings import Surroundings, Target, prepare
+
+LOGS_KEPT = 20
+"""Builds whose logs are kept below the build directory."""
+
+
+@dataclass
+class Result:
+    """What came of one platform."""
+
+    target: Target
+    progress: Progress
+    warnings: list[str] = field(default_factory=list)
+    descriptor: Descriptor | None = None
+
+
+@dataclass
+class Outcome:
+    """What came of a build. `descriptor` is what the destinations name now, or would; None where
+    nothing was published."""
+
+    results: list[Result]
+    jobs: int
+    surroundings: Surroundings
+    logs: Path
+    descriptor: Descriptor | None = None
+
+    @property
+    def failed(self) -> list[Result]:
+        """Those that failed."""
+        return [each for each in self.results if each.progress.state is State.FAILED]
+
+
+class Ended(Exception):
+    """Whoever started the build wants it to end; raised in the main thread by a signal's handler.
+
+    `status` is the exit status, 128+N.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def build(plan: Plan, socket: str, watcher: Watcher) -> Outcome:
+    """Build and publish. Raises MaidError where it could not begin or not publish; that a platform
+    failed is in the outcome, and nothing is published then."""
+    request = plan.request
+    need_programs()
+    surroundings, targets = prepare(socket, list(plan.platforms), request.accelerate)
+    root = Root(request.root or default_root()).create()
+    logs = _logs(request.log_dir, root)
+    cores = len(os.sched_getaffinity(0))
+    jobs = choose_jobs(request.jobs, len(targets), cores, available_memory())
+    results = [
+        Result(each, Progress(str(each.platform), log=str(logs / f"{each.slug}.log")))
+        for each in targets
+    ]
+    outcome = Outcome(results, jobs, surroundings, logs)
+    with root.work(surroundings) as work:
+        layout = Layout.create(work / "layout")
+        local = local_images(os.environ)
+        driver = root.driver(surroundings, work)
+        watcher.begin([each.progress for each in results])
+        builder = _Builder(plan, surroundings, root, work, layout, local, driver, watcher)
+        builder.run(results, jobs)
+        if all(each.progress.state is State.BUILT for each in results):
+            outcome.descriptor = _publish(plan, layout, results)
+    return outcome
+
+
+class _Builder:
+    """The builds of all platforms."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        surroundings: Surroundings,
+        root: Root,
+        work: Path,
+        layout: Layout,
+        local: LocalImages,
+        driver: str,
+        watcher: Watcher,
+    ) -> None:
+        self.plan = plan
+        self.surroundings = surroundings
+        self.root = root
+        self.work = work
+        self.layout = layout
+        self.local = local
+        self.driver = driver
+        self.watcher = watcher
+        self.version = buildah_version(surroundings)
+        self._layout_lock = threading.Lock()
+
+    def run(self, results: Sequence[Result], jobs: int) -> None:
+        """Build all, `jobs` at once; unless all are to be tried, one that fails ends the others."""
+        builds = {
+            PlatformBuild(self.plan, each.target, each.progress, self.watcher, self.version): each
+            for each in results
+        }
+        with ThreadPoolExecutor(jobs) as pool, _ended_with(builds):
+            waiting = {pool.submit(self._one, build, builds[build]) for build in builds}
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                has_failed = [future.result() for future in done].count(False)
+                if has_failed and not self.plan.request.keep_going:
+                    for each in builds:
+                        each.kill()
+
+    def _one(self, build: PlatformBuild, result: Result) -> bool:
+        """Build one platform; whether it may go on with the others."""
+        progress = build.progress
+        try:
+            if build.is_ended:
+                raise BuildFailed("it was not begun")
+            progress.started = time.monotonic()
+            progress.state = State.PREPARING
+            self._build(build, result)
+            progress.state = State.BUILT
+        except MaidError as failure:
+            progress.state = State.ENDED if build.is_ended else State.FAILED
+            progress.error = progress.error or failure.message
+            if failure.hint:
+                result.warnings.append(failure.hint)
+        progress.ended = time.monotonic()
+        self.watcher.changed(progress)
+        return progress.state is not State.FAILED
+
+    def _build(self, build: PlatformBuild, result: Result) -> None:
+        target = result.target
+        needed = images_named(self.plan.text, target.arguments() | _given(self.plan))
+        directory = self.work / target.slug
+        image_layout = directory / "image"
+        with opened(
+            self.root,
+            target.slug,
+            self.plan.request.epoch,
+            directory,
+            self.driver,
+            self.surroundings,
+        ) as storage:
+            self.local.provide(needed, target, storage)
+            build.run(storage, image_layout, self.layout.path / "blobs")
+            image = read_image(image_layout, self.layout)
+            layers = image.config.rootfs.diff_ids if image.config.rootfs else ()
+            base = base_layers(storage, image.manifest, layers)
+        checked = check(image, self.layout, target.platform, base)
+        result.warnings += checked.warnings
+        result.descriptor = checked.descriptor
+        with self._layout_lock:
+            self.layout.set(checked.descriptor, target.slug)
+
+
+@contextlib.contextmanager
+def _ended_with(builds: Sequence[PlatformBuild] | dict[PlatformBuild, Result]) -> Iterator[None]:
+    """Whatever ends this block ends the builds."""
+    try:
+        yield
+    except BaseException:
+        for each in builds:
+            each.kill()
+        raise
+
+
+def _given(plan: Plan) -> dict[str, str]:
+    """The build arguments of the command line."""
+    found = {}
+    for text in plan.request.build_args:
+        name, assigned, value = text.partition("=")
+        if assigned or name in os.environ:
+            found[name] = value if assigned else os.environ[name]
+    return found
+
+
+def _logs(wanted: Path | None, root: Root) -> Path:
+    """The directory for this build's logs; without a wish one of its own, of which the last few
+    are kept."""
+    if wanted is None:
+        kept = sorted((root.path / "logs").iterdir())
+        for old in kept[: max(0, len(kept) - LOGS_KEPT + 1)]:
+            for file in old.glob("*.log"):
+                file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                old.rmdir()
+        wanted = root.path / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    try:
+        wanted.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MaidError(f"the log directory {wanted} cannot be made: {error.strerror}") from error
+    return wanted.absolute()
+
+
+def _publish(plan: Plan, layout: Layout, results: Sequence[Result]) -> Descriptor:
+    """Have the destinations name the result, all of it."""
+    descriptors = [each.descriptor for each in results if each.descriptor]
+    source = LayoutSource(Reference(LAYOUT, str(layout.path)))
+    top = _index(plan, results) if plan.makes_index else source.find(descriptors[0])
+    if not plan.destinations:
+        images = [(each.target.platform, each.descriptor) for each in results if each.descriptor]
+        if plan.names:
+            return store(layout, images, plan.names, plan.makes_index, os.environ)
+        return top.descriptor
+    parts = [Part(source, each) for each in descriptors]
+    return publish(Skopeo(plan.request.access), parts, top, list(plan.destinations))
+
+
+def _index(plan: Plan, results: Sequence[Result]) -> Found:
+    """The index of the results, in the order of --platform."""
+    is_docker = plan.request.format == "docker"
+    entries = []
+    for each in results:
+        assert each.descriptor is not None
+        platform = each.target.platform
+        entries.append(
+            Descriptor(
+                mediaType=each.descriptor.mediaType,
+                digest=each.descriptor.digest,
+                size=each.descriptor.size,
+                platform=PlatformObject(
+                    architecture=platform.architecture,
+                    os=platform.os,
+                    variant=platform.variant or None,
+                ),
+            )
+        )
+    kind = DOCKER_LIST if is_docker else OCI_INDEX
+    index = Index(
+        schemaVersion=2,
+        mediaType=kind,
+        manifests=tuple(entries),
+        annotations=plan.annotations or None if not is_docker else None,
+    )
+    data = encode(index)
+    return Found(describe(data, kind), data, index)

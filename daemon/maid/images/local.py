@@ -1,0 +1,193 @@
+"""The user's own containers storage: base images that exist only there, and results that go there.
+
+It is used from outside of the room, as podman and buildah of that user use it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maid.errors import MaidError
+from maid.images.buildah import Image, Storage, full_disk, read_images
+from maid.images.containerfile import Needed
+from maid.images.index import (
+    Descriptor,
+    Manifest,
+    describe,
+    read,
+    read_config,
+    read_index,
+    read_manifest,
+)
+from maid.images.layout import Layout
+from maid.images.surroundings import Target
+from maid.platforms import Platform, only, parse
+
+_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class LocalImages:
+    """What the user's storage has. `environment` is the caller's: it says where that is."""
+
+    images: tuple[Image, ...]
+    environment: Mapping[str, str]
+
+    def provide(self, needed: Sequence[Needed], target: Target, storage: Storage) -> None:
+        """Have the images that a build needs, and that are here, in its storage; what is there
+        already is not copied again. Raises MaidError."""
+        wanted: dict[str, dict[str, Platform]] = {}
+        for each in needed:
+            platform = parse(each.platform) if each.platform else parse(target.spelled)
+            for image in self._find(each.name):
+                chosen = self._choose(image, platform)
+                if chosen:
+                    wanted.setdefault(self._name(image, each.name), {})[chosen] = platform
+                    break
+        if not wanted:
+            return
+        there = storage.images()
+        for name, images in wanted.items():
+            self._provide_one(name, images, storage, there)
+
+    def _provide_one(
+        self, name: str, images: Mapping[str, Platform], storage: Storage, there: Sequence[Image]
+    ) -> None:
+        known = {each.id for each in there}
+        for image in images:
+            if image not in known:
+                self._copy(image, storage)
+        if len(images) == 1:
+            (image,) = images
+            if not any(each.id == image and name in each.names for each in there):
+                storage.run("buildah", "tag", image, name)
+            return
+        # One name for several platforms, as for `FROM --platform=$BUILDPLATFORM`: a list.
+        listed = f"{name.rpartition(':')[0]}:maid-{os.getpid()}"
+        storage.run("buildah", "manifest", "create", listed)
+        for image, platform in images.items():
+            options = platform_options(platform)
+            storage.run("buildah", "manifest", "add", *options, listed, image)
+        storage.run("buildah", "tag", listed, name)
+        storage.run("buildah", "manifest", "rm", listed)
+
+    def _copy(self, image: str, storage: Storage) -> None:
+        """Copy an image, by way of a directory: each side reads and writes its own storage."""
+        with tempfile.TemporaryDirectory(dir=storage.work) as between:
+            copy = ["skopeo", "copy", "--quiet", f"containers-storage:@{image}", f"dir:{between}"]
+            call(copy, self.environment, storage.work)
+            storage.run("skopeo", "copy", "--quiet", f"dir:{between}", storage.reference(image))
+
+    def _find(self, name: str) -> list[Image]:
+        """The images that a Containerfile's name may mean, those of `localhost/` first."""
+        if "@" in name or "://" in name:
+            return []
+        repository, colon, tag = name.rpartition(":")
+        if not colon or "/" in tag:
+            repository, tag = name, "latest"
+        spellings = [f"{repository}:{tag}"]
+        if "/" not in repository:
+            spellings = [f"localhost/{repository}:{tag}", f"docker.io/library/{repository}:{tag}"]
+        return [image for spelling in spellings for image in self.images if spelling in image.names]
+
+    def _name(self, image: Image, wanted: str) -> str:
+        last = wanted.rpartition("/")[2].partition(":")[0]
+        return next(each for each in image.names if f"/{last}:" in each)
+
+    def _choose(self, image: Image, platform: Platform) -> str:
+        """The id of the image for a platform: the image itself, or one of a list; "" for none."""
+        matcher = only(platform)
+        document = read(self._inspect("--raw", image))
+        if isinstance(document, Manifest):
+            own = read_config(self._inspect("--config", "--raw", image)).platform()
+            return image.id if matcher.matches(own) else ""
+        best, chosen = None, ""
+        for entry in document.manifests:
+            candidate = entry.platform.platform() if entry.platform else None
+            here = next((each for each in self.images if each.digest == entry.digest), None)
+            if here is None or candidate is None or not matcher.matches(candidate):
+                continue
+            if best is None or matcher.less(candidate, best):
+                best, chosen = candidate, here.id
+        return chosen
+
+    def _inspect(self, *arguments: str | Image) -> bytes:
+        words = [f"containers-storage:@{x.id}" if isinstance(x, Image) else x for x in arguments]
+        return call(["skopeo", "inspect", *words], self.environment).encode()
+
+
+def local_images(environment: Mapping[str, str]) -> LocalImages:
+    """What the user's storage has; nothing where it cannot be read: then nothing is taken from
+    there."""
+    try:
+        text = call(["buildah", "images", "--no-trunc", "--json"], environment)
+        return LocalImages(tuple(read_images(text)), dict(environment))
+    except (MaidError, ValueError):
+        return LocalImages((), dict(environment))
+
+
+def store(
+    layout: Layout,
+    images: Sequence[tuple[Platform, Descriptor]],
+    names: Sequence[str],
+    as_list: bool,
+    environment: Mapping[str, str],
+) -> Descriptor:
+    """Put a result into the user's storage under its names: an image, or a list of several, which
+    `podman run` chooses from. The names are set last. Returns what they name: buildah writes lists
+    in a form of its own. Raises MaidError."""
+    stored = []
+    for _, descriptor in images:
+        # The storage calls an image by the digest of its configuration.
+        config = read_manifest(layout.read(descriptor)).config
+        image = config.digest.partition(":")[2]
+        with layout.place(descriptor) as place:
+            copy = ["skopeo", "copy", "--quiet", *place.spelled("src"), place.argument]
+            call([*copy, f"containers-storage:@{image}"], environment)
+        stored.append(image)
+    if not as_list:
+        call(["buildah", "tag", stored[0], *names], environment)
+        return images[0][1]
+    # A list is changed by many calls: it grows under a name that nobody else has.
+    growing = f"localhost/maid-build:{os.getpid()}"
+    call(["buildah", "manifest", "create", growing], environment)
+    try:
+        for image, (platform, _) in zip(stored, images, strict=True):
+            options = platform_options(platform)
+            call(["buildah", "manifest", "add", *options, growing, image], environment)
+        raw = call(["skopeo", "inspect", "--raw", f"containers-storage:{growing}"], environment)
+        call(["buildah", "tag", growing, *names], environment)
+        return describe(raw.encode(), read_index(raw.encode()).media_type)
+    finally:
+        call(["buildah", "manifest", "rm", growing], environment)
+
+
+def platform_options(platform: Platform) -> list[str]:
+    """A platform as `buildah manifest add` takes it."""
+    options = [f"--os={platform.os}", f"--arch={platform.architecture}"]
+    return [*options, f"--variant={platform.variant}"] if platform.variant else options
+
+
+def call(command: list[str], environment: Mapping[str, str], about: Path | None = None) -> str:
+    """The standard output of a program that works on the user's storage. Raises MaidError."""
+    done = subprocess.run(
+        ["setpriv", "--pdeathsig=KILL", "--", *command],
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_SECONDS,
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise MaidError(
+            f"{command[0]} {command[1]} failed in your containers storage: "
+            f"{said[-500:] or f'exit status {done.returncode}'}",
+            full_disk(said, about or Path("/var/lib/containers"))
+            or "podman info shows where it is",
+        )
+    return done.stdout.decode(errors="replace")
