@@ -134,10 +134,12 @@ class Layout:
         """The names that index.json has for its entries."""
         return [each.annotation(REF_NAME) for each in self.index().manifests]
 
-    def set(self, descriptor: Descriptor, tag: str) -> None:
+    def set(self, descriptor: Descriptor, tag: str, instead_of: str | None = None) -> None:
         """Have `tag` name a blob that is there; "": have it be the one image without a name.
 
-        All at once: whoever reads index.json meanwhile sees what was or what is. Raises MaidError.
+        All at once: whoever reads index.json meanwhile sees what was or what is. `instead_of` is
+        the digest that the tag has to name until now. Raises MaidError, also where it names
+        another.
         """
         annotations = dict(descriptor.annotations or {})
         annotations.pop(REF_NAME, None)
@@ -147,6 +149,13 @@ class Layout:
         with self._locked():
             index = self.index()
             others = tuple(each for each in index.manifests if each.annotation(REF_NAME) != tag)
+            now = {each.digest for each in index.manifests if each not in others}
+            if instead_of is not None and now != {instead_of}:
+                raise MaidError(
+                    f"the layout {self.path} has another {tag or 'image'} by now than was read:"
+                    f" {', '.join(now) or 'none'}",
+                    "try again",
+                )
             self._publish(msgspec.structs.replace(index, manifests=(*others, entry)))
 
     def remove(self, tag: str) -> None:

@@ -30,7 +30,7 @@ from maid.images.index import (
 from maid.images.layout import Layout
 from maid.images.references import LAYOUT, REGISTRY, Reference
 from maid.images.skopeo import Place, Skopeo
-from maid.images.sources import Found, Source
+from maid.images.sources import Found, LayoutSource, Source
 
 _AT_ONCE = 4
 
@@ -190,6 +190,8 @@ def into_layout(
 
 
 def _receive(skopeo: Skopeo, part: Part, layout: Layout, progress: Progress | None) -> Descriptor:
+    if isinstance(part.source, LayoutSource) and part.source.layout.path == layout.path:
+        return part.descriptor  # an index is made of images beside it
     # OCI's layout holds OCI's manifests; what reads one passes others over by name
     # (containers/image, oci/layout/oci_transport.go, getManifestDescriptor).
     keep = part.descriptor.mediaType != DOCKER_MANIFEST
