@@ -9,6 +9,8 @@ from pathlib import Path
 
 from container import Machine, eventually
 
+from maid.service.kinds import KINDS
+
 UNITS = "/usr/lib/systemd/system"
 OWN = '[emulation]\nprefer = "own"\n'
 """systemd-binfmt has registered QEMU before maid comes: this has maid register all the same."""
@@ -252,6 +254,12 @@ def test_the_journal_has_fields_to_search_by(machine: Machine) -> None:
         assert record["SYSLOG_IDENTIFIER"] == "maid"
         assert record["MAID_SUBJECT"]
         assert record["PRIORITY"] in {"5", "6"}
+        assert record["MESSAGE_ID"] == KINDS["registered"].identifier
+    explained = machine.output(
+        "journalctl", "-u", "maid", "--catalog", "--no-pager", "MAID_EVENT=registered"
+    )
+    words = " ".join(line.lstrip("░- ") for line in explained.splitlines())
+    assert KINDS["registered"].meaning in " ".join(words.split())
 
 
 def test_the_group_may_use_the_socket_and_others_may_not(machine: Machine) -> None:

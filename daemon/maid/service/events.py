@@ -1,7 +1,8 @@
 """What happened: kept for those who ask, streamed to those who follow, written to the journal.
 
-An event is a kind, a subject and a sentence. Under systemd each goes to the journal with fields of
-its own (MAID_EVENT, MAID_SUBJECT, MAID_SEQUENCE), otherwise to the log on standard error.
+An event is a kind (kinds.py), a subject and a sentence. Under systemd each goes to the journal with
+fields of its own (MESSAGE_ID, MAID_EVENT, MAID_SUBJECT, MAID_SEQUENCE), otherwise to the log on
+standard error.
 
 Event goes over the socket as it is, so annotations stay real objects here.
 """
@@ -15,6 +16,8 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from maid.service.kinds import KINDS
+
 log = logging.getLogger("maid")
 
 KEPT = 1000
@@ -23,19 +26,6 @@ KEPT = 1000
 QUEUED = 1000
 """Events that may wait for a slow follower; then the oldest are dropped, and it is told how
 many."""
-
-_GRAVE = frozenset(
-    {
-        "crashed",
-        "failed",
-        "probe failed",
-        "refused",
-        "contended",
-        "fell back",
-        "limit reached",
-        "lost",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -61,14 +51,16 @@ class Events:
         self._journal = journal
 
     def emit(self, kind: str, subject: str, message: str) -> None:
-        """Note an event, log it and hand it to the followers. Never waits, never fails."""
+        """Note an event of one of KINDS, log it and hand it to the followers. Never waits, never
+        fails."""
         self._sequence += 1
         event = Event(self._sequence, time.time(), kind, subject, message)
         self.counts[kind] += 1
         self._kept.append(event)
         for follower in self._followers:
             follower.put(event)
-        grave = kind in _GRAVE
+        known = KINDS.get(kind)
+        grave = known is not None and known.grave
         text = ": ".join(part for part in (subject, kind, message) if part)
         if self._journal:
             _to_journal(event, text, grave)
@@ -140,6 +132,8 @@ def _to_journal(event: Event, text: str, grave: bool) -> None:
         "MAID_SUBJECT": event.subject,
         "MAID_SEQUENCE": str(event.sequence),
     }
+    if known := KINDS.get(event.kind):
+        fields["MESSAGE_ID"] = known.identifier
     # A file's name may be no UTF-8; the journal takes nothing else.
     with contextlib.suppress(OSError):
         journal.send(_printable(text), **{name: _printable(text) for name, text in fields.items()})
