@@ -154,7 +154,7 @@ def summary(progress: Progress) -> str:
         fast = ", accelerated" if progress.accelerated else ""
         return f"built in {progress.seconds:.1f} s{cached}{fast}"
     if progress.state is State.ENDED:
-        return "ended, because another platform failed" if progress.started else "not begun"
+        return "ended before it was done" if progress.started else "not begun"
     return f"failed: {progress.error}"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -30,12 +29,14 @@ from maid.images.buildah import (
 from maid.images.containerfile import images as images_named
 from maid.images.index import (
     DOCKER_LIST,
+    DOCKER_MANIFEST,
     OCI_INDEX,
     Descriptor,
     Index,
     PlatformObject,
     describe,
     encode,
+    read_manifest,
 )
 from maid.images.layout import Layout
 from maid.images.local import LocalImages, local_images, store
@@ -45,7 +46,7 @@ from maid.images.publish import Part, publish
 from maid.images.references import LAYOUT, Reference
 from maid.images.results import check, read_image
 from maid.images.skopeo import Skopeo
-from maid.images.sources import Found, LayoutSource
+from maid.images.sources import DirectorySource, Found, LayoutSource, Source
 from maid.images.surroundings import Surroundings, Target, prepare
 
 LOGS_KEPT = 20
@@ -59,7 +60,12 @@ class Result:
     target: Target
     progress: Progress
     warnings: list[str] = field(default_factory=list)
-    descriptor: Descriptor | None = None
+    part: Part | None = None
+
+    @property
+    def descriptor(self) -> Descriptor | None:
+        """The image's manifest; None where it was not built."""
+        return self.part.descriptor if self.part else None
 
 
 @dataclass
@@ -140,7 +146,6 @@ class _Builder:
         self.driver = driver
         self.watcher = watcher
         self.version = buildah_version(surroundings)
-        self._layout_lock = threading.Lock()
 
     def run(self, results: Sequence[Result], jobs: int) -> None:
         """Build all, `jobs` at once; unless all are to be tried, one that fails ends the others."""
@@ -180,7 +185,7 @@ class _Builder:
         target = result.target
         needed = images_named(self.plan.text, target.arguments() | _given(self.plan))
         directory = self.work / target.slug
-        image_layout = directory / "image"
+        directory_of_image = directory / "image"
         with opened(
             self.root,
             target.slug,
@@ -190,15 +195,30 @@ class _Builder:
             self.surroundings,
         ) as storage:
             self.local.provide(needed, target, storage)
-            build.run(storage, image_layout, self.layout.path / "blobs")
-            image = read_image(image_layout, self.layout)
+            build.run(storage, directory_of_image, self.layout.path / "blobs")
+            image = read_image(directory_of_image, self.layout)
             layers = image.config.rootfs.diff_ids if image.config.rootfs else ()
             base = base_layers(storage, image.manifest, layers)
         checked = check(image, self.layout, target.platform, base)
         result.warnings += checked.warnings
-        result.descriptor = checked.descriptor
-        with self._layout_lock:
-            self.layout.set(checked.descriptor, target.slug)
+        result.part = self._part(checked.descriptor, directory_of_image)
+
+    def _part(self, descriptor: Descriptor, directory: Path) -> Part:
+        """Where the image is to be read from."""
+        if descriptor.mediaType != DOCKER_MANIFEST:
+            source: Source = LayoutSource(Reference(LAYOUT, str(self.layout.path)))
+        else:
+            # What was marked (results.py) is in the layout alone.
+            for digest in (descriptor.digest, self._config_of(descriptor)):
+                file = directory / digest.partition(":")[2]
+                if not file.exists():
+                    os.link(self.layout.blob(digest), file)
+            reference = Reference("dir", str(directory))
+            source = DirectorySource(reference, directory, Skopeo(self.plan.request.access))
+        return Part(source, descriptor)
+
+    def _config_of(self, descriptor: Descriptor) -> str:
+        return read_manifest(self.layout.read(descriptor)).config.digest
 
 
 @contextlib.contextmanager
@@ -242,15 +262,13 @@ def _logs(wanted: Path | None, root: Root) -> Path:
 
 def _publish(plan: Plan, layout: Layout, results: Sequence[Result]) -> Descriptor:
     """Have the destinations name the result, all of it."""
-    descriptors = [each.descriptor for each in results if each.descriptor]
-    source = LayoutSource(Reference(LAYOUT, str(layout.path)))
-    top = _index(plan, results) if plan.makes_index else source.find(descriptors[0])
+    parts = [each.part for each in results if each.part]
+    top = _index(plan, results) if plan.makes_index else parts[0].source.find(parts[0].descriptor)
     if not plan.destinations:
         images = [(each.target.platform, each.descriptor) for each in results if each.descriptor]
         if plan.names:
             return store(layout, images, plan.names, plan.makes_index, os.environ)
         return top.descriptor
-    parts = [Part(source, each) for each in descriptors]
     return publish(Skopeo(plan.request.access), parts, top, list(plan.destinations))
 
 

@@ -260,7 +260,7 @@ class Storage:
         return f"containers-storage:[{self.driver}@{self.graph}+{self.work / 'run'}]@{image}"
 
     def clear_containers(self) -> None:
-        """Remove the working containers that a killed build has left."""
+        """Remove the working containers that there are: nobody may be building."""
         record = self.graph / f"{self.driver}-containers" / "containers.json"
         with contextlib.suppress(OSError):
             if record.read_text().strip() not in ("", "[]", "null"):
@@ -271,7 +271,8 @@ class Storage:
 def opened(
     root: Root, slug: str, epoch: str, work: Path, driver: str, surroundings: Surroundings
 ) -> Iterator[Storage]:
-    """The storage of a platform. Who comes first clears what a killed build has left.
+    """The storage of a platform. Who comes first, and who goes last, clears the working containers
+    that builds which were ended have left.
 
     What was built for a fixed time (SOURCE_DATE_EPOCH) has a storage of its own, for one time:
     buildah takes a cached layer whatever time its files have.
@@ -295,7 +296,12 @@ def opened(
                 os.pwrite(lock, epoch.encode(), 0)
             storage.clear_containers()
             fcntl.flock(lock, fcntl.LOCK_SH)
-        yield storage
+        try:
+            yield storage
+        finally:
+            with contextlib.suppress(BlockingIOError, MaidError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                storage.clear_containers()
 
 
 def base_layers(storage: Storage, manifest: Manifest, diff_ids: Sequence[str]) -> int:

@@ -36,9 +36,10 @@ class PlatformBuild:
         self._process: Process | None = None
         self._is_ended = False
 
-    def run(self, storage: Storage, layout: Path, blobs: Path) -> str:
-        """Build, and put the image into the directory `layout`, its blobs into `blobs`. Returns
-        the image's id. Raises BuildFailed, MaidError."""
+    def run(self, storage: Storage, directory: Path, blobs: Path) -> None:
+        """Build, and put the image into `directory`: of OCI's format a layout with its blobs in
+        `blobs`, of Docker's, which a layout cannot hold, skopeo's `dir:`. Raises BuildFailed,
+        MaidError."""
         iid = storage.work / "iid"
         self._enter(State.BUILDING)
         with open(self.progress.log, "ab") as log:
@@ -50,9 +51,11 @@ class PlatformBuild:
             raise BuildFailed(self.progress.error or f"buildah exited with {status}", hint)
         self._enter(State.CHECKING)
         image = iid.read_text().strip().removeprefix("sha256:")
-        copy = ["skopeo", "copy", "--quiet", f"--dest-shared-blob-dir={blobs}"]
-        storage.run(*copy, storage.reference(image), f"oci:{layout}:image")
-        return image
+        copy = ["skopeo", "copy", "--quiet", storage.reference(image)]
+        if self.plan.request.format == "docker":
+            storage.run(*copy, f"dir:{directory}", "--dest-compress")
+        else:
+            storage.run(*copy, f"oci:{directory}:image", f"--dest-shared-blob-dir={blobs}")
 
     def command(self, storage: Storage, iid: Path) -> list[str]:
         """buildah's arguments."""
@@ -63,6 +66,7 @@ class PlatformBuild:
             f"--network={self.plan.network}",
             f"--format={request.format}",
             "--layers",
+            "--force-rm",
             f"--pull={self._pull()}",
             *storage.surroundings.runtime_options(storage.work / "state"),
         ]

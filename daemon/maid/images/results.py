@@ -7,8 +7,9 @@ firmware and cross compilers have good reasons to be there.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-import struct
+import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -29,36 +30,14 @@ from maid.images.index import (
     read_manifest,
 )
 from maid.images.layout import Layout
-from maid.platforms import Platform, only
+from maid.images.machines import HEAD, acceptable, architecture_of
+from maid.platforms import Platform
 
 NAMED = 5
 """Files that a warning names."""
 
 READ_LIMIT = 4 << 30
 """Bytes of layers, uncompressed, that are looked through in one image."""
-
-_HEAD = 20
-"""Bytes up to and with e_machine (gABI, figure 4-3)."""
-
-_LITTLE, _BIG = 1, 2
-
-# Class (32 or 64 bits: 1, 2), byte order and e_machine of each architecture: Go's names, and the
-# numbers of include/uapi/linux/elf-em.h.
-_MACHINES: dict[tuple[int, int, int], str] = {
-    (1, _LITTLE, 3): "386",
-    (2, _LITTLE, 62): "amd64",
-    (1, _LITTLE, 40): "arm",
-    (2, _LITTLE, 183): "arm64",
-    (2, _LITTLE, 258): "loong64",
-    (2, _LITTLE, 8): "mips64le",
-    (2, _BIG, 8): "mips64",
-    (1, _LITTLE, 8): "mipsle",
-    (1, _BIG, 8): "mips",
-    (2, _LITTLE, 21): "ppc64le",
-    (2, _BIG, 21): "ppc64",
-    (2, _LITTLE, 243): "riscv64",
-    (2, _BIG, 22): "s390x",
-}
 
 
 @dataclass(frozen=True)
@@ -83,13 +62,21 @@ class Image:
 
 
 def read_image(directory: Path, layout: Layout) -> Image:
-    """The image that the index.json in a directory names, with its blobs in `layout`. Raises
-    MaidError."""
-    (entry,) = read_index((directory / "index.json").read_bytes()).manifests
-    manifest = read_manifest(layout.read(entry))
-    config = read_config(layout.read(manifest.config))
-    descriptor = Descriptor(mediaType=entry.mediaType, digest=entry.digest, size=entry.size)
-    return Image(descriptor, manifest, config)
+    """The image that a build has put into `directory`: a layout's index.json with the blobs in
+    `layout`, or skopeo's `dir:`, whose blobs get there now. Raises MaidError."""
+    documents = directory / "manifest.json"
+    if documents.exists():
+        data = documents.read_bytes()
+        manifest = read_manifest(data)
+        for each in (manifest.config, *manifest.layers):
+            with contextlib.suppress(FileExistsError):
+                os.link(directory / each.digest.partition(":")[2], layout.blob(each.digest))
+        descriptor = layout.write(data, manifest.media_type)
+    else:
+        (entry,) = read_index((directory / "index.json").read_bytes()).manifests
+        manifest = read_manifest(layout.read(entry))
+        descriptor = Descriptor(mediaType=entry.mediaType, digest=entry.digest, size=entry.size)
+    return Image(descriptor, manifest, read_config(layout.read(manifest.config)))
 
 
 def check(image: Image, layout: Layout, platform: Platform, base_layers: int) -> Checked:
@@ -135,7 +122,7 @@ def _layers(layout: Layout, layers: Iterable[Descriptor]) -> Iterator[IO[bytes]]
 def foreign_files(layers: Iterable[IO[bytes]], platform: Platform) -> Iterator[tuple[str, str]]:
     """Path and architecture of each program and library in the layers (tar files) that the
     platform does not execute. A layer that cannot be read is passed over: others judge it."""
-    acceptable = {each.architecture for each in only(platform).wanted} | {platform.architecture}
+    right = acceptable(platform)
     left = READ_LIMIT
     for layer in layers:
         try:
@@ -147,8 +134,8 @@ def foreign_files(layers: Iterable[IO[bytes]], platform: Platform) -> Iterator[t
                     if not member.isreg() or not _is_program(member):
                         continue
                     file = archive.extractfile(member)
-                    architecture = architecture_of(file.read(_HEAD)) if file else ""
-                    if architecture and architecture not in acceptable:
+                    architecture = architecture_of(file.read(HEAD)) if file else ""
+                    if architecture and architecture not in right:
                         yield f"/{member.name.removeprefix('./')}", architecture
         except (tarfile.TarError, OSError, EOFError, zlib.error):
             continue
@@ -162,16 +149,6 @@ def _is_program(member: tarfile.TarInfo) -> bool:
         return False
     name = member.name.rpartition("/")[2]
     return bool(member.mode & 0o111) or name.endswith(".so") or ".so." in name
-
-
-def architecture_of(head: bytes) -> str:
-    """The architecture that an ELF file is for by its first 20 bytes; "" for what is no ELF file
-    and for machines that no platform has."""
-    if len(head) < _HEAD or head[:4] != b"\x7fELF":
-        return ""
-    order = head[5]
-    (machine,) = struct.unpack("<H" if order == _LITTLE else ">H", head[18:20])
-    return _MACHINES.get((head[4], order, machine), "")
 
 
 def _warning(found: list[tuple[str, str]], platform: Platform) -> Iterator[str]:

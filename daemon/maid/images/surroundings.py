@@ -27,7 +27,10 @@ from maid.platforms import Platform, host, only
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _NOT_PASSED = ("BUILDAH_", "CONTAINERS_", "STORAGE_", "MAID_", "_CONTAINERS_", "XDG_RUNTIME_DIR")
-"""Variables that would lead buildah elsewhere than maid means it to go; or a daemon of maid's."""
+"""Variables that would lead buildah elsewhere than maid means it to go."""
+
+_PASSED = ("CONTAINERS_REGISTRIES_CONF",)
+"""The exceptions: which registries there are is the user's to say."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,14 @@ def find_runtime() -> Runtime:
 @dataclass(frozen=True)
 class Surroundings:
     """Where builds run. `join` is the user namespace whose entries are used, "" for the machine's
-    own; `store` the native store, "" where there is none or none is wanted; `socket` the daemon's,
-    which is told of the root file systems that are started."""
+    own; `store` the native store, "" where there is none or none is wanted, and `sets` how many
+    sets of tools it has at the start; `socket` the daemon's, which is told of the root file systems
+    that are started, and may add sets."""
 
     join: str
     runtime: Runtime
     store: str = ""
+    sets: int = 0
     socket: str = ""
 
     def argv(self, command: list[str], devices: Path | None = None) -> list[str]:
@@ -138,7 +143,11 @@ class Surroundings:
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
         """The environment of what runs in the room: the caller's, but for what would lead it
         elsewhere."""
-        found = {name: value for name, value in given.items() if not name.startswith(_NOT_PASSED)}
+        found = {
+            name: value
+            for name, value in given.items()
+            if name in _PASSED or not name.startswith(_NOT_PASSED)
+        }
         found["PATH"] = f"{given.get('PATH', '')}:{_SYSTEM_PATH}"
         # Root of a namespace already: buildah and skopeo need not make another.
         found["_CONTAINERS_USERNS_CONFIGURED"] = "1"
@@ -195,7 +204,9 @@ def prepare(
         for platform, result in zip(platforms, results, strict=True)
     ]
     store = _store(status) if accelerate else ""
-    return Surroundings(_namespace(status), runtime, store, os.path.abspath(socket)), targets
+    sets = status["store"]["sets"] if store else 0
+    where = Surroundings(_namespace(status), runtime, store, sets, os.path.abspath(socket))
+    return where, targets
 
 
 def _unavailable(missing: list[Parameters]) -> PlatformUnavailable:
