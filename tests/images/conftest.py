@@ -5,6 +5,7 @@ which everything is private.
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,24 @@ from faulty import Faulty
 from layouts import Layout
 from places import Place
 from registry import Registry
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host_table_is_left_alone() -> Iterator[None]:
+    """Nothing that a module's tests do changes this machine's own binfmt table."""
+
+    def table() -> str:
+        script = '. "$0/common.sh"; . "$0/report.sh"; host_table'
+        command = ["bash", "-c", script, CHECKOUT / "scripts/lib"]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=30
+        ).stdout
+
+    before = table()
+    yield
+    assert table() == before
 
 
 @pytest.fixture(scope="session")

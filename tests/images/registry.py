@@ -205,6 +205,7 @@ def serving(directory: Path, *, password: bool = False) -> Iterator[Registry]:
         )
     try:
         yield Registry(process, directory, _address(process, directory / "log"))
+        assert process.poll() is None, f"the registry ended with status {process.returncode}"
     finally:
         process.terminate()
         try:
