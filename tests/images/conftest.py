@@ -1,7 +1,7 @@
 """Fixtures for tests of images: a registry with base images, a registry that misbehaves, a place in
 which everything is private.
 
-`scripts/lib` is there for `engines`: rooms with engines of another release.
+`scripts/lib` has what the benchmarks use, too: the registry, images, rooms with other engines.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""OCI layouts, documents and layers for tests, written straight in Python.
+"""OCI layouts, documents and layers for tests and benchmarks, written straight in Python.
 
 No code of maid's or of any tool's makes them, so that they can judge both. The same input makes
 the same bytes, to the digest.

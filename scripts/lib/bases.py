@@ -1,4 +1,4 @@
-"""Base images for tests, from root file systems of Debian's packages (scripts/rootfs).
+"""Base images for tests and benchmarks, from root file systems of Debian's packages (scripts/rootfs).
 
 busybox:   one small image for many platforms, levels and variants among them
 debian:    apt, gcc, libc and a package to install offline, for the four platforms of issue 4
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import layouts
-from daemons import rootfs
+from engines import rootfs
 from layouts import Descriptor, Layout, files_tar
 
 BUSYBOX = {
@@ -63,15 +63,17 @@ def cache() -> Path:
 def busybox() -> Layout:
     """The layout whose tag TAG is the index of BUSYBOX, and whose other tags are its images: as
     the platform is spelt, with dashes."""
-    return _cached("busybox", BUSYBOX)
+    return cached("busybox", BUSYBOX)
 
 
 def debian() -> Layout:
     """The same for DEBIAN."""
-    return _cached("debian", DEBIAN)
+    return cached("debian", DEBIAN)
 
 
-def _cached(name: str, platforms: Mapping[str, str]) -> Layout:
+def cached(name: str, platforms: Mapping[str, str]) -> Layout:
+    """A layout of that name whose tag TAG is an index of images of these platforms, each from the
+    root file system that is named for it."""
     trees = {tree: rootfs(tree) for tree in dict.fromkeys(platforms.values())}
     key = hashlib.sha256(repr((platforms, [tree.name for tree in trees.values()])).encode())
     for source in (__file__, layouts.__file__):

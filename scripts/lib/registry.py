@@ -1,7 +1,8 @@
-"""A real registry (docker-registry) for tests: on loopback, with its storage in a directory.
+"""A real registry (docker-registry) on loopback, with its storage in a directory: for tests/images
+and scripts/bench.
 
 It is looked at and written to byte by byte over HTTP, by code that is not maid's nor skopeo's, so
-that it can judge both. What a registry does wrong is faulty.py's.
+that it can judge both. What a registry does wrong is tests/images/faulty.py's.
 """
 
 from __future__ import annotations
