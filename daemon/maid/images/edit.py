@@ -68,12 +68,13 @@ def combine(groups: Sequence[Group], replace: bool = False) -> tuple[Descriptor,
     nested indexes are not looked into.
     """
     entries: list[Descriptor] = []
+    there: set[tuple[str, str]] = set()
     owners: dict[str, tuple[str, str]] = {}
     for group in groups:
         fresh: dict[str, tuple[str, str]] = {}
         for entry in group.entries:
             key = _key(entry)
-            if _is_there(entry, entries):
+            if (entry.digest, key) in there:
                 continue
             if key and key in owners:
                 name, digest = owners.pop(key)
@@ -83,15 +84,28 @@ def combine(groups: Sequence[Group], replace: bool = False) -> tuple[Descriptor,
                         f" {digest} and {entry.digest}",
                         "--replace takes the later one",
                     )
-                at = next(i for i, each in enumerate(entries) if _key(each) == key)
-                entries[at] = entry
-                entries = _without(entries, digest)
+                entries = _replaced(entries, key, entry)
+                there = {(each.digest, _key(each)) for each in entries}
             else:
                 entries.append(entry)
+                there.add((entry.digest, key))
             if key:
                 fresh[key] = (group.name, entry.digest)
         owners |= fresh
     return tuple(entries)
+
+
+def _replaced(entries: list[Descriptor], key: str, entry: Descriptor) -> list[Descriptor]:
+    """With `entry` in the place of what is there for its platform."""
+    gone = [each for each in entries if _key(each) == key]
+    kept = [
+        entry if each is gone[0] else each
+        for each in entries
+        if each is gone[0] or each not in gone
+    ]
+    for each in gone:
+        kept = _without(kept, each.digest)
+    return kept
 
 
 def _key(entry: Descriptor) -> str:
@@ -100,10 +114,6 @@ def _key(entry: Descriptor) -> str:
         return ""
     platform = entry.platform.platform().normalized()
     return "" if (platform.os, platform.architecture) == ("unknown", "unknown") else str(platform)
-
-
-def _is_there(entry: Descriptor, entries: Iterable[Descriptor]) -> bool:
-    return any(each.digest == entry.digest and _key(each) == _key(entry) for each in entries)
 
 
 def _without(entries: list[Descriptor], digest: str) -> list[Descriptor]:

@@ -384,7 +384,9 @@ def _value(field: _Field, raw: msgspec.Raw, path: str) -> Any:
 
 
 def _words(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else "it is nested too deeply"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return str(error).splitlines()[0]
 
 
 def _plain(document: _Document) -> dict[str, object]:
