@@ -307,16 +307,19 @@ def opened(
 def base_layers(storage: Storage, manifest: Manifest, diff_ids: Sequence[str]) -> int:
     """How many of an image's layers come from the image that its last stage began with.
 
-    Every image of the storage that has a name was brought in as such a one (a build's own have
-    none); the longest whose layers are the image's first ones was it.
+    Its digest stands among the annotations of an image of OCI's format. Otherwise it is one of
+    those that have a name, because a build's own have none; the longest whose layers are the
+    image's first ones.
     """
     digest = (manifest.annotations or {}).get("org.opencontainers.image.base.digest", "")
-    named = [each for each in storage.images() if each.names]
-    if digest:
-        named = [each for each in named if each.digest == digest] or named
+    there = storage.images()
+    candidates = [each for each in there if digest and each.digest == digest]
     found = 0
-    for each in named:
-        text = storage.run("skopeo", "inspect", "--config", "--raw", storage.reference(each.id))
+    for each in candidates or [each for each in there if each.names]:
+        try:
+            text = storage.run("skopeo", "inspect", "--config", "--raw", storage.reference(each.id))
+        except MaidError:
+            continue  # a list of images is none
         rootfs = read_config(text.encode()).rootfs
         below = rootfs.diff_ids if rootfs else ()
         if tuple(diff_ids[: len(below)]) == below and len(below) < len(diff_ids):

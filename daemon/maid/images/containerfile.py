@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 _DIRECTIVE = re.compile(r"#\s*(\w+)\s*=\s*(\S+)\s*$")
 _HEREDOC = re.compile(r"<<(-?)([\"']?)(\w+)\2")
+_FROM = re.compile(r"^(\s*FROM)\b", re.IGNORECASE)
 _FLAG = re.compile(r"--(\w[\w-]*)(?:=(\S*))?$")
 _VARIABLE = re.compile(r"\\(.)|\$(?:(\w+)|\{(\w+)(?:(:?[-+])([^}]*))?\})")
 _FROM_OPTION = re.compile(r"(?:^|,)from=([^,]+)")
@@ -21,11 +22,13 @@ _FROM_OPTION = re.compile(r"(?:^|,)from=([^,]+)")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: its name in upper case, its flags in order, and the words after them."""
+    """One instruction: its name in upper case, its flags in order, the words after them, and the
+    line that it begins in, counted from 0."""
 
     name: str
     flags: tuple[tuple[str, str], ...]
     words: tuple[str, ...]
+    line: int
 
     def flag(self, name: str) -> str:
         """The value of a flag, the last one given, or ""."""
@@ -43,10 +46,10 @@ class Needed:
 
 def instructions(text: str) -> Iterator[Instruction]:
     """The instructions of a file: continued lines joined, comments and here-documents left out."""
-    escape, lines = "\\", iter(text.splitlines())
+    escape, lines = "\\", iter(enumerate(text.splitlines()))
     in_directives = True
-    pending = ""
-    for line in lines:
+    pending, first = "", -1
+    for number, line in lines:
         stripped = line.strip()
         if in_directives and not pending:
             directive = _DIRECTIVE.fullmatch(stripped)
@@ -55,28 +58,30 @@ def instructions(text: str) -> Iterator[Instruction]:
             in_directives = bool(directive)
         if stripped.startswith("#") or not stripped:
             continue
+        if not pending:
+            first = number
         if stripped.endswith(escape):
             pending += stripped[: -len(escape)] + " "
             continue
         whole, pending = pending + stripped, ""
-        found = _instruction(whole)
+        found = _instruction(whole, first)
         if found.name in ("RUN", "COPY", "ADD"):
             for dash, _, word in _HEREDOC.findall(whole):
-                for inner in lines:
+                for _, inner in lines:
                     if (inner.strip("\t") if dash else inner) == word:
                         break
         yield found
     if pending.strip():
-        yield _instruction(pending)
+        yield _instruction(pending, first)
 
 
-def _instruction(line: str) -> Instruction:
+def _instruction(line: str, number: int) -> Instruction:
     name, *words = line.split()
     flags = []
     while words and (flag := _FLAG.fullmatch(words[0])):
         flags.append((flag[1], flag[2] or ""))
         words.pop(0)
-    return Instruction(name.upper(), tuple(flags), tuple(words))
+    return Instruction(name.upper(), tuple(flags), tuple(words), number)
 
 
 def images(text: str, arguments: Mapping[str, str]) -> list[Needed]:
@@ -115,6 +120,22 @@ def images(text: str, arguments: Mapping[str, str]) -> list[Needed]:
                 if flag == "mount" and (source := _FROM_OPTION.search(value)):
                     add(source[1])
     return list(found)
+
+
+def with_platforms(text: str, platform: str) -> str:
+    """The file with `--platform` in every FROM where one has it: `platform` for those without.
+
+    buildah before 1.30 takes the platform of one stage for all that follow it (imagebuildah,
+    stage_executor.go, prepare: all share one SystemContext).
+    """
+    stages = [each for each in instructions(text) if each.name == "FROM"]
+    if not any(each.flag("platform") for each in stages):
+        return text
+    lines = text.splitlines(keepends=True)
+    for each in stages:
+        if not each.flag("platform"):
+            lines[each.line] = _FROM.sub(rf"\1 --platform={platform}", lines[each.line], count=1)
+    return "".join(lines)
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:

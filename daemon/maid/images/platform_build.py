@@ -10,6 +10,7 @@ from pathlib import Path
 from maid.errors import MaidError
 from maid.images.build_request import Plan
 from maid.images.buildah import Process, Storage, full_disk
+from maid.images.containerfile import with_platforms
 from maid.images.progress import Progress, State, Watcher
 from maid.images.surroundings import Target
 
@@ -92,11 +93,24 @@ class PlatformBuild:
         if request.no_cache:
             options.append("--no-cache")
         options += request.access.options()
-        containerfile = self.plan.containerfile
-        if containerfile is None:
-            containerfile = storage.work / "Containerfile"
-            containerfile.write_text(self.plan.text)
-        return ["buildah", "build", *options, f"--file={containerfile}", str(self.plan.context)]
+        return ["buildah", "build", *options, *self._file(storage.work), str(self.plan.context)]
+
+    def _file(self, work: Path) -> list[str]:
+        """The Containerfile, as it is or, where buildah would read it wrongly, as it is meant."""
+        text = with_platforms(self.plan.text, self.target.spelled)
+        original = self.plan.containerfile
+        options = []
+        if original is not None:
+            for ending in ("containerignore", "dockerignore"):
+                ignored = original.with_name(f"{original.name}.{ending}")
+                if ignored.exists():
+                    options = [f"--ignorefile={ignored}"]
+                    break
+            if text == self.plan.text:
+                return [*options, f"--file={original}"]
+        written = work / "Containerfile"
+        written.write_text(text)
+        return [*options, f"--file={written}"]
 
     def _pull(self) -> str:
         """Base images are looked up in their registry each time, as BuildKit does: nothing else
