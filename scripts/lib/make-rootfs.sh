@@ -168,10 +168,10 @@ make_build() {
         libreadline-dev libtool lz4 patch pigz texinfo xz-utils xzdec zstd
 }
 
-# make_llvm ARCHITECTURE DIR: a Debian 13 with the compilers that are made of LLVM: some 1.5 GB.
-make_llvm() {
+# make_compilers ARCHITECTURE DIR: a Debian 13 with the compilers that are not GCC's: 2 GB.
+make_compilers() {
     make_debian trixie "$1" "$2" \
-        clang g++ gcc libc6-dev libclang-rt-19-dev lld llvm make python3 rustc
+        clang g++ gcc golang-go libc6-dev libclang-rt-19-dev lld llvm make python3 rustc
 }
 
 # make_programs OCI-ARCHITECTURE DIR: gcc, libc and Python of the newest Debian that has them for the
@@ -262,7 +262,7 @@ record_packages() {
 name=$1 new=$2
 case $name in
 debian-13-build-*) make_build "${name##*-}" "$new" ;;
-debian-13-llvm-*) make_llvm "${name##*-}" "$new" ;;
+debian-13-compilers-*) make_compilers "${name##*-}" "$new" ;;
 debian-13-*64) make_debian trixie "${name##*-}" "$new" gcc libc6-dev make python3 ;;
 debian-12-systemd) make_systemd bookworm "$new" ;;
 debian-13-systemd) make_systemd trixie "$new" ;;
