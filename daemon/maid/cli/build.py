@@ -207,7 +207,7 @@ def _show(planned: Plan, outcome: Outcome, quiet: bool, as_json: bool) -> None:
     stream = sys.stderr
     for result in outcome.results:
         if result in outcome.failed:
-            show_failure(result.progress, result.warnings)
+            show_failure(result.progress, result.hints)
         elif not quiet:
             for warning in result.warnings:
                 mark = render.paint("!", "warning", stream)
@@ -257,6 +257,7 @@ def document(planned: Plan, outcome: Outcome) -> dict[str, Any]:
                 "last_lines": list(each.progress.tail) if each in outcome.failed else [],
                 "log": each.progress.log,
                 "warnings": each.warnings,
+                "hints": each.hints,
             }
             for each in outcome.results
         ],

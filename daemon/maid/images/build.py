@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -20,9 +21,9 @@ from maid.errors import MaidError
 from maid.images.build_request import Plan, available_memory, choose_jobs
 from maid.images.buildah import (
     Root,
-    base_layers,
     buildah_version,
     default_root,
+    find_base,
     need_programs,
     opened,
 )
@@ -60,6 +61,7 @@ class Result:
     target: Target
     progress: Progress
     warnings: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
     part: Part | None = None
 
     @property
@@ -146,6 +148,7 @@ class _Builder:
         self.driver = driver
         self.watcher = watcher
         self.version = buildah_version(surroundings)
+        self._is_over = False
 
     def run(self, results: Sequence[Result], jobs: int) -> None:
         """Build all, `jobs` at once; unless all are to be tried, one that fails ends the others."""
@@ -157,29 +160,35 @@ class _Builder:
             waiting = {pool.submit(self._one, build, builds[build]) for build in builds}
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                has_failed = [future.result() for future in done].count(False)
-                if has_failed and not self.plan.request.keep_going:
+                for future in done:
+                    future.result()
+                if self._is_over:
                     for each in builds:
                         each.kill()
 
-    def _one(self, build: PlatformBuild, result: Result) -> bool:
-        """Build one platform; whether it may go on with the others."""
+    def _one(self, build: PlatformBuild, result: Result) -> None:
+        """Build one platform."""
         progress = build.progress
         try:
-            if build.is_ended:
+            if build.is_ended or self._is_over:
+                build.kill()
                 raise BuildFailed("it was not begun")
             progress.started = time.monotonic()
             progress.state = State.PREPARING
             self._build(build, result)
             progress.state = State.BUILT
-        except MaidError as failure:
+        except (MaidError, OSError, subprocess.SubprocessError) as failure:
             progress.state = State.ENDED if build.is_ended else State.FAILED
-            progress.error = progress.error or failure.message
-            if failure.hint:
-                result.warnings.append(failure.hint)
+            progress.error = progress.error or getattr(failure, "message", "") or str(failure)
+            if not isinstance(failure, BuildFailed):
+                progress.step = None  # that one worked
+                progress.tail.clear()
+            if hint := getattr(failure, "hint", ""):
+                result.hints.append(hint)
+            if progress.state is State.FAILED and not self.plan.request.keep_going:
+                self._is_over = True
         progress.ended = time.monotonic()
         self.watcher.changed(progress)
-        return progress.state is not State.FAILED
 
     def _build(self, build: PlatformBuild, result: Result) -> None:
         target = result.target
@@ -198,9 +207,11 @@ class _Builder:
             build.run(storage, directory_of_image, self.layout.path / "blobs")
             image = read_image(directory_of_image, self.layout)
             layers = image.config.rootfs.diff_ids if image.config.rootfs else ()
-            base = base_layers(storage, image.manifest, layers)
+            base = find_base(storage, image.manifest, layers)
         checked = check(image, self.layout, target.platform, base)
         result.warnings += checked.warnings
+        if build.progress.mismatch:
+            result.warnings.append(build.progress.mismatch)
         result.part = self._part(checked.descriptor, directory_of_image)
 
     def _part(self, descriptor: Descriptor, directory: Path) -> Part:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from maid.errors import MaidError, UsageError
+from maid.images.layout import Layout
 from maid.images.references import REGISTRY, Reference, parse_layout, parse_reference
 from maid.images.skopeo import Access
+from maid.images.staging import require_free
 from maid.images.surroundings import build_platform
 from maid.platforms import Platform, parse
 
@@ -202,13 +205,20 @@ def _destinations(request: Request) -> tuple[Reference, ...]:
 
 def _check_layout(directory: Path) -> None:
     """That a layout can be written there: found out now, and not when all is built."""
+    if (directory / "oci-layout").exists():
+        Layout(directory)
+    else:
+        require_free(directory)
     place = directory
     while not place.exists() and place != place.parent:
         place = place.parent
-    if not place.is_dir():
-        raise UsageError(f"--output: {place} is no directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise MaidError(f"--output: {place} cannot be written to", "name another directory")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise MaidError(
+            f"--output: {place} cannot be written to: {error.strerror}", "name another directory"
+        ) from error
 
 
 def _local(tag: str) -> str:

@@ -33,6 +33,7 @@ from typing import IO, Any
 from maid.errors import MaidError
 from maid.images.index import Manifest, read_config
 from maid.images.surroundings import Surroundings
+from maid.platforms import Platform
 
 _SECONDS = 600.0
 """For calls that read or copy what is on this disk."""
@@ -304,8 +305,17 @@ def opened(
                 storage.clear_containers()
 
 
-def base_layers(storage: Storage, manifest: Manifest, diff_ids: Sequence[str]) -> int:
-    """How many of an image's layers come from the image that its last stage began with.
+@dataclass(frozen=True)
+class Base:
+    """The image that a build's last stage began with: how many layers it has, and the platform that
+    it is for; 0 and None where it began with nothing."""
+
+    layers: int = 0
+    platform: Platform | None = None
+
+
+def find_base(storage: Storage, manifest: Manifest, diff_ids: Sequence[str]) -> Base:
+    """The base of an image that has just been built.
 
     Its digest stands among the annotations of an image of OCI's format. Otherwise it is one of
     those that have a name, because a build's own have none; the longest whose layers are the
@@ -314,16 +324,16 @@ def base_layers(storage: Storage, manifest: Manifest, diff_ids: Sequence[str]) -
     digest = (manifest.annotations or {}).get("org.opencontainers.image.base.digest", "")
     there = storage.images()
     candidates = [each for each in there if digest and each.digest == digest]
-    found = 0
+    found = Base()
     for each in candidates or [each for each in there if each.names]:
         try:
             text = storage.run("skopeo", "inspect", "--config", "--raw", storage.reference(each.id))
         except MaidError:
             continue  # a list of images is none
-        rootfs = read_config(text.encode()).rootfs
-        below = rootfs.diff_ids if rootfs else ()
-        if tuple(diff_ids[: len(below)]) == below and len(below) < len(diff_ids):
-            found = max(found, len(below))
+        config = read_config(text.encode())
+        below = config.rootfs.diff_ids if config.rootfs else ()
+        if tuple(diff_ids[: len(below)]) == below and len(below) > found.layers:
+            found = Base(len(below), config.platform())
     return found
 
 

@@ -137,15 +137,21 @@ class PlatformBuild:
             if self._is_ended:
                 process.kill()
         pending = b""
-        while piece := os.read(process.output.fileno(), 65536):
-            os.write(log, piece)
-            *lines, pending = (pending + piece).split(b"\n")
-            for line in lines:
-                self._line(line)
-            pending = pending[-_LINE_LIMIT:]
+        try:
+            while piece := os.read(process.output.fileno(), 65536):
+                os.write(log, piece)
+                *lines, pending = (pending + piece).split(b"\n")
+                for line in lines:
+                    self._line(line)
+                pending = pending[-_LINE_LIMIT:]
+        except BaseException:
+            process.kill()  # the disk with the log is full, for one
+            raise
+        finally:
+            status = process.wait()
         if pending:
             self._line(pending)
-        return process.wait()
+        return status
 
     def _line(self, data: bytes) -> None:
         # A progress bar writes over its line: what is seen last of it counts.

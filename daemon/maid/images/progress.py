@@ -19,7 +19,7 @@ TAIL = 10
 # "STEP 2/4: RUN make", with several stages "[1/2] STEP 2/4: RUN make"; buildah 1.23 and newer.
 _STEP = re.compile(r"(?:\[(\d+)/(\d+)\] )?STEP (\d+)(?:/(\d+))?: (.*)")
 _CACHED = re.compile(r"--> Using cache ")
-_FAILED = re.compile(r'Error: (?:building at STEP "(.*)": )?(.*)', re.DOTALL)
+_FAILED = re.compile(r'Error: (?:building at STEP "(.*?)": )?(.*)', re.DOTALL)
 
 # The shim's, because MAID_VERBOSE is set (docs/engines.md).
 _SHIM = re.compile(r"maid-runtime: (.*)")
@@ -128,8 +128,10 @@ class Progress:
         elif line.strip():
             self.tail.append(line)
         if failed := _FAILED.match(line):
-            self.error = failed[2]
-        if _MISMATCH.search(line):
-            self.mismatch = line
+            # An instruction may have quotes in it: the one that runs is known.
+            at = f'Error: building at STEP "{self.step.text}": ' if self.step else line
+            self.error = line.removeprefix(at) if line.startswith(at) else failed[2]
+        if _MISMATCH.search(line) and self.step:
+            self.mismatch = f"{self.step.text}: {line.removeprefix('WARNING: ')}"
         self.last = line
         return line

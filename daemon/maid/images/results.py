@@ -20,6 +20,7 @@ from typing import IO
 import msgspec
 
 from maid.errors import MaidError
+from maid.images.buildah import Base
 from maid.images.index import (
     Descriptor,
     ImageConfig,
@@ -31,7 +32,7 @@ from maid.images.index import (
 )
 from maid.images.layout import Layout
 from maid.images.machines import HEAD, acceptable, architecture_of
-from maid.platforms import Platform
+from maid.platforms import Platform, only
 
 NAMED = 5
 """Files that a warning names."""
@@ -79,13 +80,20 @@ def read_image(directory: Path, layout: Layout) -> Image:
     return Image(descriptor, manifest, read_config(layout.read(manifest.config)))
 
 
-def check(image: Image, layout: Layout, platform: Platform, base_layers: int) -> Checked:
-    """Look at an image, of which the first `base_layers` layers were there before the build.
-    Raises WrongPlatform, MaidError."""
+def check(image: Image, layout: Layout, platform: Platform, base: Base) -> Checked:
+    """Look at an image that was built for a platform on `base`. Raises WrongPlatform, MaidError."""
+    if base.platform is not None and not only(platform).matches(base.platform):
+        raise WrongPlatform(
+            f"the image begins with one for {base.platform.normalized()}, so it is none for"
+            f" {platform}",
+            "the last FROM names a platform of its own, or an image that has no other: "
+            "maid index inspect shows what there is",
+        )
     descriptor = image.descriptor
     if image.config.platform().normalized() != platform:
         descriptor = _marked(layout, image.manifest, image.config, platform)
-    found = list(foreign_files(_layers(layout, image.manifest.layers[base_layers:]), platform))
+    layers = _layers(layout, image.manifest.layers[base.layers :])
+    found = list(foreign_files(layers, platform))
     return Checked(descriptor, tuple(_warning(found, platform)))
 
 
