@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, TypeVar
 
 from maid.errors import MaidError, UsageError
 from maid.images.references import LAYOUT, REGISTRY, Reference
+from maid.images.stall import SECONDS, Stall
 
 RETRIES = 3
 """Times that skopeo tries a request again that may work later (429, 5xx, a broken connection), with
@@ -30,8 +32,17 @@ _POLL_SECONDS = 0.1
 _FATAL = re.compile(r'level=(?:fatal|error) msg=("(?:[^"\\]|\\.)*"|\S+)')
 
 
+_PAUSES = (1.0, 2.0)
+"""Seconds after which a whole call is tried again where skopeo does not do so itself, although the
+fault may pass: it takes only some of the 5xx for such."""
+
+
 class SkopeoError(MaidError):
     """skopeo failed."""
+
+
+class PassingError(SkopeoError):
+    """skopeo failed for a reason that may be gone in a moment: the registry's or the network's."""
 
 
 class NotFound(SkopeoError):
@@ -85,9 +96,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Skopeo:
-    """The program, with the access that every call of it is given."""
+    """The program, with the access that every call of it is given, and the seconds without any
+    progress after which a copy is given up."""
 
     access: Access = field(default_factory=Access)
+    patience: float = SECONDS
 
     def raw(self, reference: Reference) -> bytes:
         """The index or manifest of an image as it is stored. Raises SkopeoError, NotFound."""
@@ -109,25 +122,40 @@ class Skopeo:
         waiting: Callable[[], None] | None = None,
     ) -> None:
         """Copy an image. `about` is the reference that an error names; `waiting` is called ten
-        times a second meanwhile. Raises SkopeoError."""
+        times a second meanwhile. A second attempt passes over what the first has brought. Raises
+        SkopeoError."""
         argv = ["copy", "--quiet", f"--retry-times={RETRIES}", *options]
         for side, place in (("src", source), ("dest", destination)):
             argv += place.spelled(side)
             if place.argument.startswith("docker:"):
                 argv += self.access.options(f"{side}-")
-        with self._started([*argv, source.argument, destination.argument]) as (process, output):
+        argv += [source.argument, destination.argument]
+        _persistently(lambda: self._copy_once(argv, about, waiting))
+
+    def _copy_once(
+        self, argv: list[str], about: Reference, waiting: Callable[[], None] | None
+    ) -> None:
+        with self._started(argv) as (process, output):
+            stall = Stall(process.pid, self.patience)
             while True:
                 try:
-                    process.wait(_POLL_SECONDS if waiting else None)
+                    process.wait(_POLL_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
                     if waiting:
                         waiting()
+                if stall.has_come():
+                    raise PassingError(
+                        f"{about}: nothing has come for {self.patience:.0f} s", "try again later"
+                    )
             if process.returncode:
                 output.seek(0)
                 raise explain(output.read().decode(errors="replace"), about)
 
     def _read(self, arguments: list[str], reference: Reference) -> bytes:
+        return _persistently(lambda: self._read_once(arguments, reference))
+
+    def _read_once(self, arguments: list[str], reference: Reference) -> bytes:
         try:
             done = subprocess.run(
                 _argv(arguments),
@@ -162,6 +190,19 @@ class Skopeo:
                     process.wait()
 
 
+_T = TypeVar("_T")
+
+
+def _persistently(attempt: Callable[[], _T]) -> _T:
+    """What the attempt gives, after _PAUSES where it failed for a reason that may pass."""
+    for pause in _PAUSES:
+        try:
+            return attempt()
+        except PassingError:
+            time.sleep(pause)
+    return attempt()
+
+
 def _argv(arguments: list[str]) -> list[str]:
     program = shutil.which("skopeo")
     if program is None:
@@ -189,6 +230,10 @@ _PREAMBLE = re.compile(
     r'^(?:Error parsing image name "[^"]*": |initializing (?:source|destination) \S+: )+'
 )
 
+_PASSING = re.compile(
+    r"\b50[0234]\b|unexpected EOF|connection reset|broken pipe|handshake timeout", re.IGNORECASE
+)
+
 _MISSING = re.compile(
     r"manifest unknown|name unknown|not found|repository name not known|does not exist"
     r"|no such file|no image found|status 404|404 \(Not Found\)|identifier is not an image",
@@ -204,13 +249,14 @@ def explain(stderr: str, reference: Reference) -> SkopeoError:
     if words.startswith('"'):
         words = words[1:-1].replace('\\"', '"').replace("\\n", " ").replace("\\\\", "\\")
     words = _PREAMBLE.sub("", words)
+    kind = PassingError if _PASSING.search(words) else SkopeoError
     host = reference.host if reference.transport == REGISTRY else "the registry"
     for pattern, hint in _HINTS:
         if re.search(pattern, words, re.IGNORECASE):
-            return SkopeoError(f"{reference}: {words}", hint.format(host=host))
+            return kind(f"{reference}: {words}", hint.format(host=host))
     if _MISSING.search(words):
         return NotFound(f"{reference}: {words}", _where(reference))
-    return SkopeoError(f"{reference}: {words}")
+    return kind(f"{reference}: {words}")
 
 
 def _where(reference: Reference) -> str:
