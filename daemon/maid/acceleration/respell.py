@@ -3,8 +3,9 @@
 relocate.py overwrites texts in place, which a longer one does not allow: "aarch64-linux-gnu" has a
 character more than "x86_64-linux-gnu". Here the new text goes into a segment of its own, after all
 others, and what points to the old one is made to point there: pointers in initialized data (their
-relocations) and x86-64's rip-relative `lea`. Where the code also says how long the text is, in a
-`mov $LENGTH, %reg` just before the `lea` (C's sizeof "…" - 1 as an argument), that changes too.
+relocations) and x86-64's rip-relative `lea`. Where the code also says how long the text is, that
+changes too: in a `mov $LENGTH, %reg` just before the `lea` (C's sizeof "…" - 1 as an argument), or
+in a `movq $LENGTH` to the place below the one where the address is put (C++'s string_view).
 
 This is found by searching bytes, not by disassembling, so a result is only to be trusted where the
 program has been compared with the foreign one afterwards (tests/kernel/test_accel_perl.py).
@@ -34,6 +35,8 @@ _LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=(.{4}))"
 _LEA_SIZE = 7
 # mov $imm32, %r32 with and without REX.B.
 _MOV = rb"[\xb8-\xbf]"
+_AFTER = 96
+"""Bytes after a `lea` in which a string_view of its text is completed: 59 in apt 3.0 and 3.1."""
 _BEFORE = 20
 """Bytes before a `lea` in which its text's length is looked for: the other arguments of the same
 call. gcc 12 to 14 put it 5 to 13 bytes before in perl 5.36 to 5.40."""
@@ -125,13 +128,31 @@ def _redirect(
 
 
 def _resize(changed: bytearray, lea: int, old: int, new: int) -> None:
-    """Change the length that is loaded before the `lea` at offset `lea`, if it is."""
+    """Change the length that goes with the text of the `lea` at offset `lea`, if one does."""
+    if at := _view_length(bytes(changed[lea : lea + _LEA_SIZE + _AFTER]), old):
+        struct.pack_into("<I", changed, lea + at, new)
+        return
     window = bytes(changed[lea - _BEFORE : lea])
     found = list(re.finditer(_MOV + re.escape(struct.pack("<I", old)), window))
     if len(found) > 1:
         raise RelocationError(f"at {lea:#x} the length {old} is loaded twice")
     if found:
         struct.pack_into("<I", changed, lea - _BEFORE + found[0].start() + 1, new)
+
+
+def _view_length(code: bytes, length: int) -> int:
+    """Where in `code`, which a `lea` begins, the length stands of a string_view of its text that is
+    made on the stack: the length, then the address (libstdc++). 0 where none is made."""
+    rex, register = code[0], code[2] & 0x38  # of the lea, and so of the move of its result
+    # mov %reg, disp8(%rsp) and movq $imm32, disp8(%rsp): REX.W, 89 or c7, mod 01 r/m 100, SIB 24
+    # (Intel SDM 2, MOV).
+    store = re.escape(bytes((rex, 0x89, 0x44 | register, 0x24))) + b"(.)"
+    for stored in re.finditer(store, code, re.S):
+        below = bytes(((stored.group(1)[0] - 8) & 0xFF,))
+        sized = b"\x48\xc7\x44\x24" + below + struct.pack("<I", length)
+        if (at := code.find(sized)) >= 0:
+            return at + 5
+    return 0
 
 
 def _blank(changed: bytearray, at: int, string: bytes, old: bytes) -> None:
