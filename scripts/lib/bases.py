@@ -1,4 +1,4 @@
-"""Base images for tests and benchmarks, from root file systems of Debian's packages (scripts/rootfs).
+"""Base images for tests and benchmarks, of Debian's packages (scripts/rootfs).
 
 busybox:   one small image for many platforms, levels and variants among them
 debian:    apt, gcc, libc and a package to install offline, for the four platforms of issue 4

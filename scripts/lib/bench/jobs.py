@@ -124,7 +124,7 @@ def material(place: Path, trees: dict[str, Path], archives: dict[str, Path]) -> 
     shared.mkdir()
     found = debian.sources(("lua5.4", "fmtlib", "zlib"))
     for name, description in (("lua", "lua5.4"), ("fmt", "fmtlib"), ("zlib", "zlib")):
-        _unpack(found[description], shared / name)
+        unpack(found[description], shared / name)
     _pack(shared / "small.tar", 6_000_000, [shared / name for name in ("lua", "fmt", "zlib")])
     native = trees["amd64"]
     _pack(shared / "large.tar", 60_000_000, [native / "usr/lib/gcc", native / "usr/include"])
@@ -140,7 +140,7 @@ def material(place: Path, trees: dict[str, Path], archives: dict[str, Path]) -> 
     return Material(shared, own)
 
 
-def _unpack(description: Path, into: Path) -> None:
+def unpack(description: Path, into: Path) -> None:
     """The upstream files of a source package, without the directory they are in."""
     stem = description.name.rpartition("-")[0]
     (original,) = (
