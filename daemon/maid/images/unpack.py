@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import msgspec
 
@@ -72,6 +73,8 @@ def unpack(
     require_free(directory)
     manifest = read_manifest(layout.read(descriptor))
     config = read_config(layout.read(manifest.config))
+    # umoci 0.4.7 takes a whiteout of ".." for an order and removes what is above its root: that has
+    # to be the directory in which it grows, and nothing else.
     with whole(directory) as grown:
         stage = grown.parent / "layout"
         _stage(layout, manifest, about, stage)
@@ -170,8 +173,7 @@ def _umoci(stage: Path, rootfs: Path, about: str, waiting: Callable[[], None] | 
     command = [program, "raw", "unpack", "--image", f"{stage}:image"]
     if os.geteuid() != 0:
         command.append("--rootless")
-    log = rootfs.parent / "log"
-    with log.open("wb") as output:
+    with TemporaryFile() as output:
         process = subprocess.Popen(
             _ending_with_us([*command, str(rootfs)]),
             stdin=subprocess.DEVNULL,
@@ -190,8 +192,9 @@ def _umoci(stage: Path, rootfs: Path, about: str, waiting: Callable[[], None] | 
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    if process.returncode:
-        raise _explained(log.read_text(errors="replace"), about)
+        if process.returncode:
+            output.seek(0)
+            raise _explained(output.read().decode(errors="replace"), about)
 
 
 def _ending_with_us(command: list[str]) -> list[str]:
