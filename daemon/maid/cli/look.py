@@ -54,7 +54,8 @@ def show(
         print(f"{render.paint('!', 'warning', sys.stdout)} {image.problem}")
     hidden = len(seen.stray) + len(seen.others)
     if hidden and not everything:
-        print(f"{hidden} entries are no images: maid index inspect --all")
+        words = "1 entry is no image" if hidden == 1 else f"{hidden} entries are no images"
+        print(f"{words}: maid index inspect --all")
     if seen.choice is not None:
         print(f"chosen: {seen.choice.platform}, {seen.choice.why}")
 
