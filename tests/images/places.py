@@ -72,6 +72,7 @@ class Place:
             "REGISTRY_AUTH_FILE": str(self.directory / "auth.json"),
             "MAID_SOCKET": str(self.daemon.socket),
             "MAID_CONFIG": str(self.daemon.directory / "maid.toml"),
+            "MAID_BUILD_ROOT": str(self.directory / "build"),
             "MAID_IMAGES": str(self.directory / "images"),
             "COLUMNS": "120",
         }
