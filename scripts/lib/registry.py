@@ -201,8 +201,13 @@ def serving(directory: Path, *, password: bool = False) -> Iterator[Registry]:
     }
     config.write_text(json.dumps(settings))  # JSON is YAML
     with (directory / "log").open("wb") as log:
+        # Ends with this process, too, when that is killed.
         process = subprocess.Popen(
-            [program(), "serve", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={}
+            ["setpriv", "--pdeathsig=KILL", program(), "serve", config],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={"PATH": os.environ["PATH"]},
         )
     try:
         yield Registry(process, directory, _address(process, directory / "log"))
