@@ -25,7 +25,7 @@ from common import aim, cache, end_tidily, heading, hide_unified, median, row
 from sides import ACCELERATED, NATIVE, PLAIN, TARGETS, Ran, Side, sides
 
 PACKAGES = {
-    "arm64": ("less", "bzip2", "lua5.4", "gzip"),
+    "arm64": ("less", "bzip2", "lzip", "gzip"),
     "riscv64": ("less", "bzip2"),
 }
 
