@@ -18,16 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maid.errors import MaidError
+from maid.images import cache
 from maid.images.build_request import Plan, available_memory, choose_jobs
 from maid.images.buildah import (
     Root,
     buildah_version,
     default_root,
-    find_base,
     need_programs,
     opened,
 )
 from maid.images.containerfile import images as images_named
+from maid.images.export import Layers, export, look_at
 from maid.images.index import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -45,10 +46,11 @@ from maid.images.platform_build import BuildFailed, PlatformBuild
 from maid.images.progress import Progress, State, Watcher
 from maid.images.publish import Part, publish
 from maid.images.references import LAYOUT, Reference
-from maid.images.results import check, read_image
+from maid.images.results import check
 from maid.images.skopeo import Skopeo
 from maid.images.sources import DirectorySource, Found, LayoutSource, Source
 from maid.images.surroundings import Surroundings, Target, prepare
+from maid.images.transfer import blobs_of
 
 LOGS_KEPT = 20
 """Builds whose logs are kept below the build directory."""
@@ -113,12 +115,14 @@ def build(plan: Plan, socket: str, watcher: Watcher) -> Outcome:
         for each in targets
     ]
     outcome = Outcome(results, jobs, surroundings, logs)
-    with root.work(surroundings) as work:
+    with root.work(surroundings) as work, cache.opened(root.path / "layers") as kept:
         layout = Layout.create(work / "layout")
         local = local_images(os.environ)
         driver = root.driver(surroundings, work)
         watcher.begin([each.progress for each in results])
-        builder = _Builder(plan, surroundings, root, work, layout, local, driver, watcher)
+        builder = _Builder(
+            plan, surroundings, root, work, layout, Layers(kept), local, driver, watcher
+        )
         builder.run(results, jobs)
         if all(each.progress.state is State.BUILT for each in results):
             outcome.descriptor = _publish(plan, layout, results)
@@ -135,6 +139,7 @@ class _Builder:
         root: Root,
         work: Path,
         layout: Layout,
+        layers: Layers,
         local: LocalImages,
         driver: str,
         watcher: Watcher,
@@ -144,6 +149,8 @@ class _Builder:
         self.root = root
         self.work = work
         self.layout = layout
+        self.layers = layers
+        self.skopeo = Skopeo(plan.request.access)
         self.local = local
         self.driver = driver
         self.watcher = watcher
@@ -194,7 +201,6 @@ class _Builder:
         target = result.target
         needed = images_named(self.plan.text, target.arguments() | _given(self.plan))
         directory = self.work / target.slug
-        directory_of_image = directory / "image"
         with opened(
             self.root,
             target.slug,
@@ -204,32 +210,27 @@ class _Builder:
             self.surroundings,
         ) as storage:
             self.local.provide(needed, target, storage)
-            build.run(storage, directory_of_image, self.layout.path / "blobs")
-            image = read_image(directory_of_image, self.layout)
-            layers = image.config.rootfs.diff_ids if image.config.rootfs else ()
-            base = find_base(storage, image.manifest, layers)
-        checked = check(image, self.layout, target.platform, base)
+            image = build.run(storage)
+            built = look_at(storage, image)
+            descriptor = export(storage, image, built, self.layers, self.layout, self.skopeo)
+        checked = check(descriptor, built, self.layout, target.platform)
         result.warnings += checked.warnings
         if build.progress.mismatch:
             result.warnings.append(build.progress.mismatch)
-        result.part = self._part(checked.descriptor, directory_of_image)
+        result.part = Part(
+            self._source(checked.descriptor, directory / "image"), checked.descriptor
+        )
 
-    def _part(self, descriptor: Descriptor, directory: Path) -> Part:
-        """Where the image is to be read from."""
+    def _source(self, descriptor: Descriptor, directory: Path) -> Source:
+        """Where the image is to be read from. skopeo does not find Docker's in a layout, so such a
+        one gets a directory as its transport `dir:` has it."""
         if descriptor.mediaType != DOCKER_MANIFEST:
-            source: Source = LayoutSource(Reference(LAYOUT, str(self.layout.path)))
-        else:
-            # What was marked (results.py) is in the layout alone.
-            for digest in (descriptor.digest, self._config_of(descriptor)):
-                file = directory / digest.partition(":")[2]
-                if not file.exists():
-                    os.link(self.layout.blob(digest), file)
-            reference = Reference("dir", str(directory))
-            source = DirectorySource(reference, directory, Skopeo(self.plan.request.access))
-        return Part(source, descriptor)
-
-    def _config_of(self, descriptor: Descriptor) -> str:
-        return read_manifest(self.layout.read(descriptor)).config.digest
+            return LayoutSource(Reference(LAYOUT, str(self.layout.path)))
+        directory.mkdir()
+        manifest = read_manifest(self.layout.read(descriptor))
+        for digest in {descriptor.digest, *blobs_of(manifest)}:
+            os.link(self.layout.blob(digest), directory / digest.partition(":")[2])
+        return DirectorySource(Reference("dir", str(directory)), directory, self.skopeo)
 
 
 @contextlib.contextmanager

@@ -31,9 +31,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from maid.errors import MaidError
-from maid.images.index import Manifest, read_config
 from maid.images.surroundings import Surroundings
-from maid.platforms import Platform
 
 _SECONDS = 600.0
 """For calls that read or copy what is on this disk."""
@@ -51,6 +49,14 @@ default_ulimits = ["nofile={files}", "nproc={processes}"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "none"
+"""
+
+_INSPECT = """cd "$1" && shift
+while [ $# -gt 0 ]; do
+    skopeo inspect --raw "$2" >"$1.manifest" &&
+        skopeo inspect --config --raw "$2" >"$1.config" || : >"$1.config"
+    shift 2
+done
 """
 
 _OVERLAY_TRIAL = (
@@ -256,6 +262,19 @@ class Storage:
         """What is in it."""
         return read_images(self.run("buildah", "images", "--no-trunc", "--json"))
 
+    def documents(self, images: Sequence[str]) -> list[tuple[bytes, bytes]]:
+        """The manifest and the configuration of each image as they are stored; empty for a list of
+        images. One call for all: each costs a room. Raises MaidError."""
+        if not images:
+            return []
+        place = Path(tempfile.mkdtemp(dir=self.work))
+        references = [word for each in images for word in (each, self.reference(each))]
+        self.run("sh", "-c", _INSPECT, "sh", str(place), *references)
+        return [
+            ((place / f"{each}.manifest").read_bytes(), (place / f"{each}.config").read_bytes())
+            for each in images
+        ]
+
     def reference(self, image: str) -> str:
         """How skopeo calls the image of that id."""
         return f"containers-storage:[{self.driver}@{self.graph}+{self.work / 'run'}]@{image}"
@@ -303,38 +322,6 @@ def opened(
             with contextlib.suppress(BlockingIOError, MaidError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 storage.clear_containers()
-
-
-@dataclass(frozen=True)
-class Base:
-    """The image that a build's last stage began with: how many layers it has, and the platform that
-    it is for; 0 and None where it began with nothing."""
-
-    layers: int = 0
-    platform: Platform | None = None
-
-
-def find_base(storage: Storage, manifest: Manifest, diff_ids: Sequence[str]) -> Base:
-    """The base of an image that has just been built.
-
-    Its digest stands among the annotations of an image of OCI's format. Otherwise it is one of
-    those that have a name, because a build's own have none; the longest whose layers are the
-    image's first ones.
-    """
-    digest = (manifest.annotations or {}).get("org.opencontainers.image.base.digest", "")
-    there = storage.images()
-    candidates = [each for each in there if digest and each.digest == digest]
-    found = Base()
-    for each in candidates or [each for each in there if each.names]:
-        try:
-            text = storage.run("skopeo", "inspect", "--config", "--raw", storage.reference(each.id))
-        except MaidError:
-            continue  # a list of images is none
-        config = read_config(text.encode())
-        below = config.rootfs.diff_ids if config.rootfs else ()
-        if tuple(diff_ids[: len(below)]) == below and len(below) > found.layers:
-            found = Base(len(below), config.platform())
-    return found
 
 
 def full_disk(said: str, directory: Path) -> str:

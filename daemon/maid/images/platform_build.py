@@ -37,26 +37,18 @@ class PlatformBuild:
         self._process: Process | None = None
         self._is_ended = False
 
-    def run(self, storage: Storage, directory: Path, blobs: Path) -> None:
-        """Build, and put the image into `directory`: of OCI's format a layout with its blobs in
-        `blobs`, of Docker's, which a layout cannot hold, skopeo's `dir:`. Raises BuildFailed,
-        MaidError."""
+    def run(self, storage: Storage) -> str:
+        """Build. Returns the image's id in the storage. Raises BuildFailed, MaidError."""
         iid = storage.work / "iid"
         self._enter(State.BUILDING)
         with open(self.progress.log, "ab") as log:
-            command = self.command(storage, iid)
-            status = self._follow(storage.start(command), log.fileno())
+            status = self._follow(storage.start(self.command(storage, iid)), log.fileno())
         if status:
             said = "\n".join(self.progress.tail)
             hint = full_disk(f"{said}\n{self.progress.error}", storage.graph)
             raise BuildFailed(self.progress.error or f"buildah exited with {status}", hint)
         self._enter(State.CHECKING)
-        image = iid.read_text().strip().removeprefix("sha256:")
-        copy = ["skopeo", "copy", "--quiet", storage.reference(image)]
-        if self.plan.request.format == "docker":
-            storage.run(*copy, f"dir:{directory}", "--dest-compress")
-        else:
-            storage.run(*copy, f"oci:{directory}:image", f"--dest-shared-blob-dir={blobs}")
+        return iid.read_text().strip().removeprefix("sha256:")
 
     def command(self, storage: Storage, iid: Path) -> list[str]:
         """buildah's arguments."""

@@ -7,27 +7,22 @@ firmware and cross compilers have good reasons to be there.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from maid.errors import MaidError
-from maid.images.buildah import Base
+from maid.images.export import Built
 from maid.images.index import (
     Descriptor,
     ImageConfig,
     Manifest,
     encode,
-    read_config,
-    read_index,
     read_manifest,
 )
 from maid.images.layout import Layout
@@ -53,47 +48,22 @@ class WrongPlatform(MaidError):
     """The image is for another platform than the one asked for."""
 
 
-@dataclass(frozen=True)
-class Image:
-    """An image as a build has left it: its descriptor, and the documents that it names."""
-
-    descriptor: Descriptor
-    manifest: Manifest
-    config: ImageConfig
-
-
-def read_image(directory: Path, layout: Layout) -> Image:
-    """The image that a build has put into `directory`: a layout's index.json with the blobs in
-    `layout`, or skopeo's `dir:`, whose blobs get there now. Raises MaidError."""
-    documents = directory / "manifest.json"
-    if documents.exists():
-        data = documents.read_bytes()
-        manifest = read_manifest(data)
-        for each in (manifest.config, *manifest.layers):
-            with contextlib.suppress(FileExistsError):
-                os.link(directory / each.digest.partition(":")[2], layout.blob(each.digest))
-        descriptor = layout.write(data, manifest.media_type)
-    else:
-        (entry,) = read_index((directory / "index.json").read_bytes()).manifests
-        manifest = read_manifest(layout.read(entry))
-        descriptor = Descriptor(mediaType=entry.mediaType, digest=entry.digest, size=entry.size)
-    return Image(descriptor, manifest, read_config(layout.read(manifest.config)))
-
-
-def check(image: Image, layout: Layout, platform: Platform, base: Base) -> Checked:
-    """Look at an image that was built for a platform on `base`. Raises WrongPlatform, MaidError."""
-    if base.platform is not None and not only(platform).matches(base.platform):
+def check(descriptor: Descriptor, built: Built, layout: Layout, platform: Platform) -> Checked:
+    """Look at the image `built`, which `descriptor` names in `layout`, and was built for a
+    platform. Raises WrongPlatform, MaidError."""
+    base = built.base
+    if base is not None and not only(platform).matches(base.platform):
         raise WrongPlatform(
             f"the image begins with one for {base.platform.normalized()}, so it is none for"
             f" {platform}",
             "the last FROM names a platform of its own, or an image that has no other: "
             "maid index inspect shows what there is",
         )
-    descriptor = image.descriptor
-    if image.config.platform().normalized() != platform:
-        descriptor = _marked(layout, image.manifest, image.config, platform)
-    layers = _layers(layout, image.manifest.layers[base.layers :])
-    found = list(foreign_files(layers, platform))
+    manifest = read_manifest(layout.read(descriptor))
+    if built.config.platform().normalized() != platform:
+        descriptor = _marked(layout, manifest, built.config, platform)
+    new = manifest.layers[len(base.diff_ids) if base else 0 :]
+    found = list(foreign_files(_layers(layout, new), platform))
     return Checked(descriptor, tuple(_warning(found, platform)))
 
 
@@ -117,14 +87,8 @@ def _marked(
 
 def _layers(layout: Layout, layers: Iterable[Descriptor]) -> Iterator[IO[bytes]]:
     for each in layers:
-        with open(layout.blob(each.digest), "rb") as file:
-            is_gzip = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            if is_gzip:
-                with gzip.open(file) as unpacked:
-                    yield unpacked  # type: ignore[misc]
-            else:
-                yield file
+        with gzip.open(layout.blob(each.digest)) as unpacked:
+            yield unpacked  # type: ignore[misc]
 
 
 def foreign_files(layers: Iterable[IO[bytes]], platform: Platform) -> Iterator[tuple[str, str]]:
