@@ -57,6 +57,7 @@ while [ $# -gt 0 ]; do
         skopeo inspect --config --raw "$2" >"$1.config" || : >"$1.config"
     shift 2
 done
+buildah images --no-trunc --json
 """
 
 _OVERLAY_TRIAL = (
@@ -262,18 +263,17 @@ class Storage:
         """What is in it."""
         return read_images(self.run("buildah", "images", "--no-trunc", "--json"))
 
-    def documents(self, images: Sequence[str]) -> list[tuple[bytes, bytes]]:
-        """The manifest and the configuration of each image as they are stored; empty for a list of
-        images. One call for all: each costs a room. Raises MaidError."""
-        if not images:
-            return []
+    def documents(self, images: Sequence[str]) -> tuple[list[tuple[bytes, bytes]], list[Image]]:
+        """The manifest and the configuration of each image as they are stored, empty for a list of
+        images; and all images. One call for everything: each costs a room. Raises MaidError."""
         place = Path(tempfile.mkdtemp(dir=self.work))
         references = [word for each in images for word in (each, self.reference(each))]
-        self.run("sh", "-c", _INSPECT, "sh", str(place), *references)
-        return [
+        text = self.run("sh", "-c", _INSPECT, "sh", str(place), *references)
+        documents = [
             ((place / f"{each}.manifest").read_bytes(), (place / f"{each}.config").read_bytes())
             for each in images
         ]
+        return documents, read_images(text)
 
     def reference(self, image: str) -> str:
         """How skopeo calls the image of that id."""

@@ -13,11 +13,9 @@ does not pull it a second time.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from maid.errors import MaidError
-from maid.images.buildah import Storage, full_disk
+from maid.images.buildah import Image, Storage, full_disk
 from maid.images.index import (
     DOCKER_MANIFEST,
     Descriptor,
@@ -34,17 +32,13 @@ from maid.images.index import (
     digest_of,
     encode,
     read_config,
+    read_index,
     read_manifest,
 )
 from maid.images.layout import Layout
 from maid.images.references import Reference, parse_reference
 from maid.images.skopeo import Place, Skopeo
 from maid.platforms import Platform
-
-LEVEL = 4
-"""zlib's level for layers: of a Debian base, 55 MB/s and 2 % more bytes than level 6 at 35 MB/s."""
-
-_CHUNK = 1 << 20
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -78,28 +72,11 @@ class Layers:
         except (OSError, msgspec.DecodeError, MaidError):
             return None
 
-    def compress(self, diff_id: str, tar: Path) -> Known:
-        """Keep a layer that is there as a tar file. Raises OSError."""
-        digest, size = hashlib.sha256(), 0
-        # No name and no time in its header: the same layer is the same bytes (RFC 1952).
-        packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-        file, name = tempfile.mkstemp(prefix=".maid-", dir=self.layout.path / "blobs")
-        try:
-            with os.fdopen(file, "wb") as packed, tar.open("rb") as source:
-                while True:
-                    piece = source.read(_CHUNK)
-                    data = packer.compress(piece) if piece else packer.flush()
-                    digest.update(data)
-                    size += packed.write(data)
-                    if not piece:
-                        break
-            os.chmod(name, 0o644)
-            known = Known(f"sha256:{digest.hexdigest()}", size)
-            os.rename(name, self.layout.blob(known.digest))
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-            raise
+    def take(self, diff_id: str, layer: Descriptor, file: Path) -> Known:
+        """Keep the compressed form `layer` of a layer, which `file` is."""
+        known = Known(layer.digest, layer.size)
+        os.chmod(file, 0o644)
+        os.rename(file, self.layout.blob(known.digest))
         self._note(diff_id, known)
         return known
 
@@ -156,12 +133,12 @@ class Built:
 
 def look_at(storage: Storage, image: str) -> Built:
     """What the storage knows of an image that was just built. Raises MaidError."""
-    ((manifest_data, config_data),) = storage.documents([image])
+    ((manifest_data, config_data),), there = storage.documents([image])
     built = Built(read_manifest(manifest_data), read_config(config_data), config_data, None)
-    return replace(built, base=_base(storage, built))
+    return replace(built, base=_base(storage, built, there))
 
 
-def _base(storage: Storage, built: Built) -> Base | None:
+def _base(storage: Storage, built: Built, there: Sequence[Image]) -> Base | None:
     """The base of an image.
 
     Its digest stands among the annotations of an image of OCI's format. Otherwise it is one of
@@ -170,11 +147,10 @@ def _base(storage: Storage, built: Built) -> Base | None:
     """
     annotations = built.manifest.annotations or {}
     digest = annotations.get(_BASE_DIGEST, "")
-    there = storage.images()
     candidates = [each for each in there if digest and each.digest == digest]
     candidates = candidates or [each for each in there if each.names]
     found: Base | None = None
-    documents = storage.documents([each.id for each in candidates])
+    documents, _ = storage.documents([each.id for each in candidates])
     for image, (manifest_data, config_data) in zip(candidates, documents, strict=True):
         if not manifest_data or not config_data:
             continue  # a list of images is none
@@ -225,16 +201,31 @@ def export(
 def _compressed(
     storage: Storage, image: str, diff_ids: Sequence[str], layers: Layers
 ) -> list[Known]:
-    """The compressed form of each layer; what is not kept yet is read from the storage."""
+    """The compressed form of each layer; what is not kept yet is read from the storage.
+
+    skopeo passes over a layer whose blob the destination has already, and looks at its name alone
+    (containers/image, oci/layout/oci_dest.go, TryReusingBlob): so it is shown empty files.
+    """
     known = {each: layers.find(each) for each in diff_ids}
-    missing = [each for each, found in known.items() if found is None]
-    if missing:
-        dump = storage.work / "dump"
-        storage.run("skopeo", "copy", "--quiet", storage.reference(image), f"dir:{dump}")
-        for each in missing:
-            known[each] = layers.compress(each, dump / each.partition(":")[2])
-        shutil.rmtree(dump, ignore_errors=True)
-    return [found for each in diff_ids if (found := known[each]) is not None]
+    if None not in known.values():
+        return [each for each in map(known.get, diff_ids) if each is not None]
+    scratch = storage.work / "export"
+    blobs = scratch / "blobs/sha256"
+    blobs.mkdir(parents=True)
+    for diff_id, found in known.items():
+        if found is not None:
+            (blobs / diff_id.partition(":")[2]).touch()
+    shared = f"--dest-shared-blob-dir={blobs.parent}"
+    copy = ["skopeo", "copy", "--quiet", shared, storage.reference(image)]
+    storage.run(*copy, f"oci:{scratch}/image:image")
+    (entry,) = read_index((scratch / "image/index.json").read_bytes()).manifests
+    manifest = read_manifest((blobs / entry.digest.partition(":")[2]).read_bytes())
+    for diff_id, layer in zip(diff_ids, manifest.layers, strict=True):
+        if known[diff_id] is None:
+            file = blobs / layer.digest.partition(":")[2]
+            known[diff_id] = layers.take(diff_id, layer, file)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return [each for each in map(known.get, diff_ids) if each is not None]
 
 
 def _link(source: Path, target: Path) -> None:
