@@ -198,6 +198,11 @@ def test_a_size_that_lies(
     assert lie["digest"] in said
     assert str(lie["size"]) in said
     assert tags(tmp_path / "out") == []
+    for destination in ("dir", "oci-archive"):
+        said = refused(place, reference, PLATFORM, "--to", f"{destination}:{tmp_path}/tree")
+        assert lie["digest"] in said
+        assert str(lie["size"]) in said
+        assert not (tmp_path / "tree").exists()
     said = refused(place, reference, PLATFORM, "--unpack", tmp_path / "tree")
     assert lie["digest"] in said
     assert not (tmp_path / "tree").exists()

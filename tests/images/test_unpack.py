@@ -271,10 +271,15 @@ def test_what_was_fetched_once_is_not_fetched_again(
     image = maker.image("linux/amd64", "cached")
     reference = through(faulty, maker.index(image))
     assert pulled(place, reference, PLATFORM, "--unpack", tmp_path / "one")["bytes_fetched"]
+    cached = place.directory / "images/blobs/sha256"
+    layer = cached / maker.layout.document(image)["layers"][0]["digest"][7:]
+    month_ago = time.time() - 40 * 86400
+    os.utime(layer, (month_ago, month_ago))
     with faulty.having():
         again = pulled(place, reference, PLATFORM, "--unpack", tmp_path / "two")
         fetched = {each.rpartition("/")[2] for each in faulty.matching("GET .*/blobs/")}
     assert again["bytes_fetched"] == 0
+    assert layer.exists()  # it was just used, and stays
     # It is looked at before, to be sure of the image.
     assert fetched == {maker.layout.document(image)["config"]["digest"]}
     assert _files(tmp_path / "one") == _files(tmp_path / "two")

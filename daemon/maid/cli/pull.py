@@ -164,9 +164,12 @@ def _unpack(
             pulled = images.receive(program, source, choice, layout, watcher)
         cache.used(layout, pulled.descriptor)
         where = directory.absolute()
-        unpack_image(
-            layout, pulled.descriptor, source.reference, where, choice.platform, accept_any
-        )
+        with watching({pulled.descriptor.digest: "unpacking"}, shown.nothing) as watcher:
+            watcher.begin(pulled.descriptor, 0)
+            unpack_image(
+                layout, pulled.descriptor, source.reference, where, choice.platform, accept_any
+            )
+            watcher.end()
     shown.done(_document(source, choice) | _result(pulled) | {"destination": str(where)})
 
 

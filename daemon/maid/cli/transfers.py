@@ -37,9 +37,8 @@ class Lines(Silence):
     def begin(self, descriptor: Descriptor, size: int) -> None:
         """See Watcher."""
         name = self._names.get(descriptor.digest, "")
-        print(
-            " ".join(filter(None, (name, f"{descriptor.digest}: {amount(size)}"))), file=sys.stderr
-        )
+        words = f"{name} {descriptor.digest}".strip() + (f": {amount(size)}" if size else "")
+        print(words, file=sys.stderr)
 
 
 class Bars(Silence):
@@ -49,23 +48,23 @@ class Bars(Silence):
         self._names = names
         self._progress = progress
         self._task: TaskID | None = None
+        self._size = 0
 
     def begin(self, descriptor: Descriptor, size: int) -> None:
-        """See Watcher."""
+        """See Watcher. The bar moves to and fro until there is something to measure."""
         name = self._names.get(descriptor.digest, descriptor.digest[:19])
-        self._task = self._progress.add_task(name, total=size or None)
+        self._task, self._size = self._progress.add_task(name, total=None), size
 
     def at(self, done: int) -> None:
         """See Watcher."""
         if self._task is not None:
-            self._progress.update(self._task, completed=done)
+            self._progress.update(self._task, total=self._size or None, completed=done)
 
     def end(self) -> None:
         """See Watcher."""
         if self._task is not None:
-            task = next(each for each in self._progress.tasks if each.id == self._task)
-            total = task.total if task.total is not None else 1
-            self._progress.update(self._task, total=total, completed=total)
+            size = self._size or 1
+            self._progress.update(self._task, total=size, completed=size)
 
 
 @contextmanager

@@ -196,6 +196,15 @@ class Layout:
                 raise _failed(self.path, error) from error
             yield path
 
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Whether an image is there: its manifest, and all that it names, of the right size."""
+        try:
+            manifest = read_manifest(self.read(descriptor))
+            blobs = (manifest.config, *manifest.layers)
+            return all(self.blob(each.digest).stat().st_size == each.size for each in blobs)
+        except (MaidError, OSError):
+            return False
+
     def receive(
         self,
         skopeo: Skopeo,

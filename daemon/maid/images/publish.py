@@ -195,6 +195,11 @@ def _receive(skopeo: Skopeo, part: Part, layout: Layout, progress: Progress | No
     # OCI's layout holds OCI's manifests; what reads one passes others over by name
     # (containers/image, oci/layout/oci_transport.go, getManifestDescriptor).
     keep = part.descriptor.mediaType != DOCKER_MANIFEST
+    if keep and layout.holds(part.descriptor):
+        # Also lest skopeo writes a manifest again, which it does in place, and dies half-way.
+        if progress:
+            progress(part.descriptor, None)
+        return part.descriptor
     with part.source.place(part.descriptor) as place:
         received = layout.receive(
             skopeo,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maid.errors import PlatformUnavailable, UsageError
-from maid.images.index import Descriptor, Index, Manifest
+from maid.images.index import Descriptor, DocumentError, Index, Manifest
 from maid.images.layout import Layout, layout_reference
 from maid.images.publish import Part, into_layout, parts_of, publish
 from maid.images.references import LAYOUT, REGISTRY, Reference, parse_reference
@@ -24,9 +24,8 @@ from maid.images.staging import require_free, whole
 from maid.images.transfer import Account, Watcher, blobs_of
 from maid.platforms import Matcher
 
-STORAGE, DAEMON = "containers-storage", "docker-daemon"
-_ARCHIVES = ("oci-archive", "docker-archive")
-_DESTINATIONS = (LAYOUT, REGISTRY, STORAGE, DAEMON, "dir", *_ARCHIVES)
+STORAGE = "containers-storage"
+_DESTINATIONS = (LAYOUT, REGISTRY, STORAGE, "docker-daemon", "dir", "oci-archive", "docker-archive")
 
 _STORAGE_PROGRAMS = ("podman", "buildah")
 
@@ -136,6 +135,8 @@ def pull(
     part = Part(source, choice.found.descriptor)
     if destination.transport == LAYOUT:
         return _into_layout(skopeo, source, [part], choice.found, destination, watcher)
+    if destination.transport == "oci-archive":
+        return _into_archive(skopeo, source, [part], choice.found, destination, watcher)
     size = _size(source, [part])
     watcher.begin(part.descriptor, size)
     if destination.transport == REGISTRY:
@@ -170,17 +171,51 @@ def _into_layout(
     return Pulled(destination, descriptor, account.size, account.fetched)
 
 
+def _into_archive(
+    skopeo: Skopeo,
+    source: Source,
+    parts: Sequence[Part],
+    top: Found,
+    destination: Reference,
+    watcher: Watcher,
+) -> Pulled:
+    """Write a layout as an archive; skopeo cannot where an index is in an index."""
+    path, rest = _split(destination)
+    with whole(path) as grown:
+        layout = Reference(LAYOUT, str(grown.parent / "layout"), rest.removeprefix(":"))
+        pulled = _into_layout(skopeo, source, parts, top, layout, watcher)
+        with tarfile.open(grown, "w", format=tarfile.GNU_FORMAT) as archive:
+            for file in sorted(layout.directory.iterdir()):
+                archive.add(file, file.name)
+    return Pulled(destination, pulled.descriptor, pulled.size, pulled.fetched)
+
+
 def _copy(skopeo: Skopeo, part: Part, destination: Reference) -> None:
+    about = part.source.reference
     with part.source.place(part.descriptor) as place:
-        if destination.transport not in (*_ARCHIVES, "dir"):
-            skopeo.copy(place, Place(destination.argument), part.source.reference)
+        if destination.transport not in ("docker-archive", "dir"):
+            skopeo.copy(place, Place(destination.argument), about)
             return
         path, rest = _split(destination)
         if destination.transport == "dir":
             require_free(path)
         with whole(path) as grown:
-            to = Place(f"{destination.transport}:{grown}{rest}")
-            skopeo.copy(place, to, part.source.reference)
+            skopeo.copy(place, Place(f"{destination.transport}:{grown}{rest}"), about)
+            if destination.transport == "dir":
+                _check_sizes(part, grown)
+
+
+def _check_sizes(part: Part, directory: Path) -> None:
+    """Hold the files of a `dir:` against the manifest: skopeo checks digests and no sizes."""
+    manifest = part.source.find(part.descriptor).document
+    assert isinstance(manifest, Manifest)
+    for digest, size in blobs_of(manifest).items():
+        file = directory / digest.partition(":")[2]
+        if file.exists() and file.stat().st_size != size:
+            raise DocumentError(
+                f"{part.source.reference}, {digest}: it has {file.stat().st_size} bytes, where the"
+                f" manifest {part.descriptor.digest} says {size}"
+            )
 
 
 def _split(destination: Reference) -> tuple[Path, str]:
@@ -208,20 +243,12 @@ def pull_all(
         publish(skopeo, parts, top, [destination])
         watcher.end()
         return Pulled(destination, top.descriptor, size, None)
-    if destination.transport != "oci-archive":
-        raise UsageError(
-            f"{destination} has no room for more than one image",
-            "--all goes with oci:DIR:TAG, oci-archive:FILE or docker://NAME",
-        )
-    path, rest = _split(destination)
-    with whole(path) as grown:
-        layout = Reference(LAYOUT, str(grown.parent / "layout"), rest.removeprefix(":"))
-        pulled = _into_layout(skopeo, source, parts, top, layout, watcher)
-        # skopeo cannot do it: it knows no index in an index.
-        with tarfile.open(grown, "w", format=tarfile.GNU_FORMAT) as archive:
-            for file in sorted(layout.directory.iterdir()):
-                archive.add(file, file.name)
-    return Pulled(destination, pulled.descriptor, pulled.size, None)
+    if destination.transport == "oci-archive":
+        return _into_archive(skopeo, source, parts, top, destination, watcher)
+    raise UsageError(
+        f"{destination} has no room for more than one image",
+        "--all goes with oci:DIR:TAG, oci-archive:FILE or docker://NAME",
+    )
 
 
 def all_of(source: Source, top: Found) -> Contents | None:

@@ -8,9 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import msgspec
 
@@ -37,7 +35,6 @@ from maid.images.staging import require_free, whole
 from maid.platforms import Platform
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
-_POLL_SECONDS = 0.1
 
 # What umoci says of what it died of: its log's sign for an error, and what comes after.
 _FATAL = re.compile("\N{VECTOR OR CROSS PRODUCT} (.*)")
@@ -61,7 +58,6 @@ def unpack(
     directory: Path,
     platform: Platform,
     accept_any: bool = False,
-    waiting: Callable[[], None] | None = None,
 ) -> None:
     """Make `directory` the root file system of an image that is in the layout.
 
@@ -78,7 +74,7 @@ def unpack(
     with whole(directory) as grown:
         stage = grown.parent / "layout"
         _stage(layout, manifest, about, stage)
-        _umoci(stage, grown, f"{about}, {descriptor.digest}", waiting)
+        _umoci(stage, grown, f"{about}, {descriptor.digest}")
         shutil.rmtree(stage)
         path, found = machines.stranger(grown, platform, _programs(config))
         if path and not accept_any:
@@ -166,35 +162,21 @@ def _named(blobs: Path, descriptor: Descriptor) -> Path:
     return blobs / encoded
 
 
-def _umoci(stage: Path, rootfs: Path, about: str, waiting: Callable[[], None] | None) -> None:
+def _umoci(stage: Path, rootfs: Path, about: str) -> None:
     program = shutil.which("umoci")
     if program is None:
         raise MaidError("umoci is not installed", "apt-get install umoci")
     command = [program, "raw", "unpack", "--image", f"{stage}:image"]
     if os.geteuid() != 0:
         command.append("--rootless")
-    with TemporaryFile() as output:
-        process = subprocess.Popen(
-            _ending_with_us([*command, str(rootfs)]),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            while True:
-                try:
-                    process.wait(_POLL_SECONDS if waiting else None)
-                    break
-                except subprocess.TimeoutExpired:
-                    if waiting:
-                        waiting()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if process.returncode:
-            output.seek(0)
-            raise _explained(output.read().decode(errors="replace"), about)
+    done = subprocess.run(
+        _ending_with_us([*command, str(rootfs)]),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if done.returncode:
+        raise _explained(done.stdout.decode(errors="replace"), about)
 
 
 def _ending_with_us(command: list[str]) -> list[str]:
