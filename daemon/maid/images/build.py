@@ -211,6 +211,7 @@ class _Builder:
         ) as storage:
             self.local.provide(needed, target, storage)
             image = build.run(storage)
+            self._tell_acceleration(build)
             built = look_at(storage, image)
             descriptor = export(storage, image, built, self.layers, self.layout, self.skopeo)
         checked = check(descriptor, built, self.layout, target.platform)
@@ -220,6 +221,15 @@ class _Builder:
         result.part = Part(
             self._source(checked.descriptor, directory / "image"), checked.descriptor
         )
+
+    def _tell_acceleration(self, build: PlatformBuild) -> None:
+        """Settle whether native tools could stand in, where the shim's word is not enough."""
+        progress, where = build.progress, self.surroundings
+        if where.store and not where.runtime.name and not build.target.is_native:
+            progress.accelerated = True  # the room's own /dev has it
+        if progress.accelerated and not where.sets:
+            progress.accelerated = False
+            progress.not_accelerated = "the native store was empty"
 
     def _source(self, descriptor: Descriptor, directory: Path) -> Source:
         """Where the image is to be read from. skopeo does not find Docker's in a layout, so such a

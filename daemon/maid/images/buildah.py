@@ -49,15 +49,18 @@ default_ulimits = ["nofile={files}", "nproc={processes}"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "none"
+[network]
+network_config_dir = "{networks}"
 """
 
 _INSPECT = """cd "$1" && shift
-while [ $# -gt 0 ]; do
+while [ "$1" != -- ]; do
     skopeo inspect --raw "$2" >"$1.manifest" &&
         skopeo inspect --config --raw "$2" >"$1.config" || : >"$1.config"
     shift 2
 done
-buildah images --no-trunc --json
+shift
+exec "$@"
 """
 
 _OVERLAY_TRIAL = (
@@ -225,7 +228,9 @@ class Storage:
         )
         texts = {
             "storage.conf": _STORAGE.format(driver=driver, graph=graph, run=work / "run"),
-            "containers.conf": _CONTAINERS.format(files=files, processes=processes),
+            "containers.conf": _CONTAINERS.format(
+                files=files, processes=processes, networks=work / "networks"
+            ),
         }
         for name, text in texts.items():
             (work / name).write_text(text)
@@ -234,6 +239,17 @@ class Storage:
             "CONTAINERS_CONF": str(work / "containers.conf"),
             "TMPDIR": str(work / "tmp"),
         }
+
+    @property
+    def buildah(self) -> list[str]:
+        """buildah with this storage: an ordinary user's it would look for elsewhere, whatever
+        storage.conf says."""
+        return [
+            "buildah",
+            *("--root", str(self.graph)),
+            *("--runroot", str(self.work / "run")),
+            *("--storage-driver", self.driver),
+        ]
 
     def start(self, command: list[str]) -> Process:
         """Start a command in the room."""
@@ -253,7 +269,7 @@ class Storage:
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
             raise MaidError(
-                f"{command[0]} {command[1]} failed in maid's build storage {self.graph}: "
+                f"{command[0]} failed in maid's build storage {self.graph}: "
                 f"{said[-500:] or f'exit status {done.returncode}'}",
                 full_disk(said, self.graph) or "maid build --root DIR uses another directory",
             )
@@ -261,14 +277,15 @@ class Storage:
 
     def images(self) -> list[Image]:
         """What is in it."""
-        return read_images(self.run("buildah", "images", "--no-trunc", "--json"))
+        return read_images(self.run(*self.buildah, "images", "--no-trunc", "--json"))
 
     def documents(self, images: Sequence[str]) -> tuple[list[tuple[bytes, bytes]], list[Image]]:
         """The manifest and the configuration of each image as they are stored, empty for a list of
         images; and all images. One call for everything: each costs a room. Raises MaidError."""
         place = Path(tempfile.mkdtemp(dir=self.work))
         references = [word for each in images for word in (each, self.reference(each))]
-        text = self.run("sh", "-c", _INSPECT, "sh", str(place), *references)
+        listing = [*self.buildah, "images", "--no-trunc", "--json"]
+        text = self.run("sh", "-c", _INSPECT, "sh", str(place), *references, "--", *listing)
         documents = [
             ((place / f"{each}.manifest").read_bytes(), (place / f"{each}.config").read_bytes())
             for each in images
@@ -284,7 +301,7 @@ class Storage:
         record = self.graph / f"{self.driver}-containers" / "containers.json"
         with contextlib.suppress(OSError):
             if record.read_text().strip() not in ("", "[]", "null"):
-                self.run("buildah", "rm", "--all")
+                self.run(*self.buildah, "rm", "--all")
 
 
 @contextmanager

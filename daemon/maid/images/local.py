@@ -65,16 +65,16 @@ class LocalImages:
         if len(images) == 1:
             (image,) = images
             if not any(each.id == image and name in each.names for each in there):
-                storage.run("buildah", "tag", image, name)
+                storage.run(*storage.buildah, "tag", image, name)
             return
         # One name for several platforms, as for `FROM --platform=$BUILDPLATFORM`: a list.
         listed = f"{name.rpartition(':')[0]}:maid-{os.getpid()}"
-        storage.run("buildah", "manifest", "create", listed)
+        storage.run(*storage.buildah, "manifest", "create", listed)
         for image, platform in images.items():
             options = platform_options(platform)
-            storage.run("buildah", "manifest", "add", *options, listed, image)
-        storage.run("buildah", "tag", listed, name)
-        storage.run("buildah", "manifest", "rm", listed)
+            storage.run(*storage.buildah, "manifest", "add", *options, listed, image)
+        storage.run(*storage.buildah, "tag", listed, name)
+        storage.run(*storage.buildah, "manifest", "rm", listed)
 
     def _copy(self, image: str, storage: Storage) -> None:
         """Copy an image, by way of a directory: each side reads and writes its own storage."""
@@ -123,12 +123,29 @@ class LocalImages:
 
 def local_images(environment: Mapping[str, str]) -> LocalImages:
     """What the user's storage has; nothing where it cannot be read: then nothing is taken from
-    there."""
+    there. Asking for it would make one where there is none."""
+    if not _has_storage(environment):
+        return LocalImages((), dict(environment))
     try:
         text = call(["buildah", "images", "--no-trunc", "--json"], environment)
         return LocalImages(tuple(read_images(text)), dict(environment))
     except (MaidError, ValueError):
         return LocalImages((), dict(environment))
+
+
+def _has_storage(environment: Mapping[str, str]) -> bool:
+    """Whether there may be a storage (containers-storage.conf(5)): where a file says which, or in
+    the usual place."""
+    home = environment.get("HOME") or os.path.expanduser("~")
+    config = environment.get("XDG_CONFIG_HOME") or f"{home}/.config"
+    data = environment.get("XDG_DATA_HOME") or f"{home}/.local/share"
+    usual = "/var/lib" if os.geteuid() == 0 else data
+    places = ("/etc/containers/storage.conf", f"{config}/containers/storage.conf")
+    return (
+        bool(environment.get("CONTAINERS_STORAGE_CONF"))
+        or any(map(os.path.exists, places))
+        or os.path.exists(f"{usual}/containers/storage")
+    )
 
 
 def store(

@@ -85,7 +85,13 @@ class PlatformBuild:
         if request.no_cache:
             options.append("--no-cache")
         options += request.access.options()
-        return ["buildah", "build", *options, *self._file(storage.work), str(self.plan.context)]
+        return [
+            *storage.buildah,
+            "build",
+            *options,
+            *self._file(storage.work),
+            str(self.plan.context),
+        ]
 
     def _file(self, work: Path) -> list[str]:
         """The Containerfile, as it is or, where buildah would read it wrongly, as it is meant."""

@@ -149,8 +149,11 @@ class Surroundings:
             if name in _PASSED or not name.startswith(_NOT_PASSED)
         }
         found["PATH"] = f"{given.get('PATH', '')}:{_SYSTEM_PATH}"
-        # Root of a namespace already: buildah and skopeo need not make another.
+        # Root of a namespace already: buildah and skopeo need not make another. Whose root, says
+        # where they keep and look for what is the user's own (containers/image, rootless.go).
         found["_CONTAINERS_USERNS_CONFIGURED"] = "1"
+        found["_CONTAINERS_ROOTLESS_UID"] = str(os.getuid())
+        found["_CONTAINERS_ROOTLESS_GID"] = str(os.getgid())
         if authfile := _authfile(given):
             found["REGISTRY_AUTH_FILE"] = authfile
         if self.store:
