@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
 import signal
 import subprocess
 import threading
@@ -15,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemons import MAID
 from faulty import Fault, Faulty, broken, missing
 from layouts import (
     DOCKER_LIST,
@@ -30,7 +26,7 @@ from layouts import (
 )
 from places import Place
 from registry import Registry
-from test_pull import Maker, everything, pulled
+from test_pull import Maker, everything, pulled, terminal
 from test_pull_faults import through
 
 
@@ -180,30 +176,14 @@ def test_digests_are_as_long_as_a_terminal_has_room(
     place: Place, maker: Maker, columns: int, length: int
 ) -> None:
     reference = maker.index(maker.image("linux/amd64"), maker.image("linux/arm64"))
-    rows = [line for line in terminal(place, columns, reference) if "linux/a" in line]
+    rows = [
+        line
+        for line in terminal(place, columns, "index", "inspect", reference)
+        if "linux/a" in line
+    ]
     assert len(rows) == 2
     assert all(len(row) <= columns for row in rows)
     assert all(len(row.split()[1]) == len("sha256:") + length for row in rows)
-
-
-def terminal(place: Place, columns: int, reference: str) -> list[str]:
-    """What `maid index inspect` writes on a terminal that is so wide."""
-    primary, secondary = pty.openpty()
-    process = subprocess.Popen(
-        [MAID, "index", "inspect", reference],
-        stdin=subprocess.DEVNULL,
-        stdout=secondary,
-        stderr=secondary,
-        env=place.variables | {"COLUMNS": str(columns)},
-    )
-    os.close(secondary)
-    output = b""
-    with contextlib.suppress(OSError):  # how a terminal ends
-        while piece := os.read(primary, 4096):
-            output += piece
-    os.close(primary)
-    assert process.wait(20) == 0
-    return output.decode().splitlines()
 
 
 # create ----------------------------------------------------------------------------------------

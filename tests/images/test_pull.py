@@ -1,8 +1,12 @@
 """`maid pull` from a real registry: containerd's choice, said and checked, to wherever it goes."""
 
+import contextlib
 import itertools
 import json
+import os
 import platform as machine
+import pty
+import random
 import re
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +15,8 @@ from typing import Any
 
 import bases
 import pytest
+from daemons import MAID
+from faulty import Fault, Faulty
 from layouts import CONFIG, INDEX, MANIFEST, Descriptor, Layout, encoded, files_tar, without
 from places import Place
 from registry import Registry
@@ -78,6 +84,26 @@ def refused(place: Place, *arguments: str | Path, status: int = 1, **options: An
     assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     return done.stderr
+
+
+def terminal(place: Place, columns: int, *arguments: str) -> list[str]:
+    """What maid writes on a terminal that is so wide."""
+    primary, secondary = pty.openpty()
+    process = subprocess.Popen(
+        [MAID, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=secondary,
+        stderr=secondary,
+        env=place.variables | {"COLUMNS": str(columns), "TERM": "xterm"},
+    )
+    os.close(secondary)
+    output = b""
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while piece := os.read(primary, 4096):
+            output += piece
+    os.close(primary)
+    assert process.wait(20) == 0
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode()).splitlines()
 
 
 def wanted_options(wanted: str) -> list[str]:
@@ -154,6 +180,20 @@ def test_what_was_chosen_is_said_and_why(place: Place, busybox: str, tmp_path: P
         "bytes": document["bytes"],
         "bytes_fetched": 0,
     }
+
+
+def test_a_terminal_gets_a_bar_in_bytes(
+    place: Place, maker: Maker, faulty: Faulty, tmp_path: Path
+) -> None:
+    layer = maker.layout.layer(files_tar({"large": random.Random(1).randbytes(1_000_000)}))
+    maker.index(maker.layout.image("linux/arm64", [layer]))
+    reference = f"{faulty.address}/{maker.name}:1"
+    arguments = ["pull", reference, "--platform=linux/arm64", "--unpack", str(tmp_path / "tree")]
+    with faulty.having(Fault(f"GET .*/blobs/{layer[0]['digest']}", pace=100_000)):
+        shown = "\n".join(terminal(place, 100, *arguments))
+    assert re.search(r"linux/arm64 \S+ [1-9]\d\d kB of 1\.0 MB", shown)
+    assert re.search(r"linux/arm64 \S+ 1\.0 MB", shown)
+    assert "unpacking" in shown
 
 
 def test_a_single_image_of_another_platform_is_refused(
@@ -319,7 +359,7 @@ def test_what_makes_no_sense_is_said(
 
 
 def test_a_second_pull_fetches_what_is_missing_and_nothing_else(
-    place: Place, maker: Maker, faulty: Any, tmp_path: Path
+    place: Place, maker: Maker, faulty: Faulty, tmp_path: Path
 ) -> None:
     shared = maker.layout.gzip_layer(files_tar({"shared": b"1" * 100_000}))
     old = maker.layout.image("linux/arm64", [shared])

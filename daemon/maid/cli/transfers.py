@@ -53,18 +53,19 @@ class Bars(Silence):
     def begin(self, descriptor: Descriptor, size: int) -> None:
         """See Watcher. The bar moves to and fro until there is something to measure."""
         name = self._names.get(descriptor.digest, descriptor.digest[:19])
-        self._task, self._size = self._progress.add_task(name, total=None), size
+        self._task, self._size = self._progress.add_task(name, total=None, amount=""), size
 
     def at(self, done: int) -> None:
         """See Watcher."""
-        if self._task is not None:
-            self._progress.update(self._task, total=self._size or None, completed=done)
+        if self._task is not None and self._size:
+            text = f"{amount(done)} of {amount(self._size)}"
+            self._progress.update(self._task, total=self._size, completed=done, amount=text)
 
     def end(self) -> None:
         """See Watcher."""
         if self._task is not None:
-            size = self._size or 1
-            self._progress.update(self._task, total=size, completed=size)
+            text = amount(self._size) if self._size else ""
+            self._progress.update(self._task, total=1, completed=1, amount=text)
 
 
 @contextmanager
@@ -76,16 +77,10 @@ def watching(names: Mapping[str, str], quiet: bool) -> Iterator[Watcher]:
         yield Lines(names)
     else:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TransferSpeedColumn,
-        )
+        from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
-        with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as progress:
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}")
+        with Progress(*columns, console=Console(stderr=True)) as progress:
             yield Bars(names, progress)
 
 
