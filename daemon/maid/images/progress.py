@@ -129,8 +129,8 @@ class Progress:
             self.tail.append(line)
         if failed := _FAILED.match(line):
             # An instruction may have quotes in it: the one that runs is known.
-            at = f'Error: building at STEP "{self.step.text}": ' if self.step else line
-            self.error = line.removeprefix(at) if line.startswith(at) else failed[2]
+            at = f'Error: building at STEP "{self.step.text}": ' if self.step else ""
+            self.error = line.removeprefix(at) if at and line.startswith(at) else failed[2]
         if _MISMATCH.search(line) and self.step:
             self.mismatch = f"{self.step.text}: {line.removeprefix('WARNING: ')}"
         self.last = line
