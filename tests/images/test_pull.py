@@ -1,5 +1,6 @@
 """`maid pull` from a real registry: containerd's choice, said and checked, to wherever it goes."""
 
+import base64
 import contextlib
 import itertools
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 import bases
 import pytest
+import registry as registries
 from daemons import MAID
 from faulty import Fault, Faulty
 from layouts import CONFIG, INDEX, MANIFEST, Descriptor, Layout, encoded, files_tar, without
@@ -426,6 +428,65 @@ def test_a_docker_list_becomes_oci_in_a_layout(place: Place, maker: Maker, tmp_p
         place, f"oci:{tmp_path}/all", "--platform=linux/arm64", "--to", f"oci:{tmp_path}/three"
     )
     assert again["platform"] == "linux/arm64"
+
+
+def test_a_registry_that_asks_who_it_is(
+    place: Place, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    with registries.serving(tmp_path_factory.mktemp("closed"), password=True) as closed:
+        place.run(
+            "skopeo",
+            "copy",
+            "--quiet",
+            "--all",
+            "--dest-tls-verify=false",
+            f"--dest-creds={registries.USER}:{registries.PASSWORD}",
+            f"oci:{bases.busybox().directory}:{bases.TAG}",
+            f"docker://{closed.address}/closed/busybox:1",
+        )
+        reference = f"{closed.address}/closed/busybox:1"
+        arguments = [reference, "--tls-verify=false", "--platform=linux/arm64"]
+        to = ["--to", f"oci:{tmp_path}/out"]
+        said = refused(place, *arguments, *to)
+        assert f"skopeo login {closed.address}" in said
+        said = refused(place, *arguments, *to, "--creds=ann:wrong")
+        assert f"skopeo login {closed.address}" in said
+        creds = f"--creds={registries.USER}:{registries.PASSWORD}"
+        found = pulled(place, *arguments, *to, creds)
+        words = base64.b64encode(f"{registries.USER}:{registries.PASSWORD}".encode()).decode()
+        authfile = tmp_path / "auth.json"
+        authfile.write_text(json.dumps({"auths": {closed.address: {"auth": words}}}))
+        again = pulled(place, *arguments, "--unpack", tmp_path / "tree", "--authfile", authfile)
+        assert again["digest"] == found["digest"]
+        copy = f"{closed.address}/closed/other:1"
+        options = ["--tls-verify=false", creds, "--json"]
+        done = place.maid("index", "create", "-t", copy, reference, *options)
+        assert done.returncode == 0, done.stderr
+        done = place.maid("index", "remove", copy, "linux/arm64", *options)
+        assert done.returncode == 0, done.stderr
+        done = place.maid("index", "inspect", copy, *options)
+        assert len(json.loads(done.stdout)["images"]) == len(bases.BUSYBOX) - 1
+
+
+def test_many_pull_into_one_layout_at_once(place: Place, busybox: str, tmp_path: Path) -> None:
+    wanted = ["linux/amd64", "linux/arm64", "linux/arm64", "linux/arm/v7", "linux/riscv64"]
+    started = [
+        place.start(
+            *("pull", busybox, "--quiet", "--platform", platform),
+            *("--to", f"oci:{tmp_path}/out:{number}"),
+            stdout=subprocess.PIPE,
+        )
+        for number, platform in enumerate(wanted)
+    ]
+    digests = [process.communicate(timeout=60)[0].decode().strip() for process in started]
+    assert [process.returncode for process in started] == [0] * len(wanted)
+    out = Layout(tmp_path / "out")
+    assert [out.tagged(str(number))["digest"] for number in range(len(wanted))] == digests
+    for digest in digests:
+        document = out.document({"digest": digest})
+        for blob in (document["config"], *document["layers"]):
+            assert registries.file_digest(out.path(blob["digest"])) == blob["digest"]
+    assert sorted(os.listdir(out.directory)) == ["blobs", "index.json", "oci-layout"]
 
 
 @pytest.fixture(scope="module", autouse=True)
