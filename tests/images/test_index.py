@@ -450,6 +450,19 @@ def test_a_change_that_fails_changes_nothing(place: Place, maker: Maker, faulty:
     assert maker.registry.digest(maker.name, "1") != before
 
 
+def test_what_a_registry_made_of_it_is_read_again(
+    place: Place, maker: Maker, faulty: Faulty
+) -> None:
+    source = maker.push(maker.image("linux/arm64"), "image")
+    another = maker.layout.index([maker.image("linux/amd64")])
+    data = maker.layout.path(another["digest"]).read_bytes()
+    target = f"{faulty.address}/{maker.name}:read"
+    with faulty.having(Fault("GET .*/manifests/read", replace=data)):
+        said = refused(place, "create", "-t", target, source)
+    assert maker.registry.digest(maker.name, "read") in said
+    assert f"now names {another['digest']}" in said
+
+
 def test_killed_while_publishing_the_tag_is_old_or_new(
     place: Place, maker: Maker, registry: Registry, tmp_path: Path
 ) -> None:

@@ -351,6 +351,7 @@ def test_without_podman_a_destination_is_asked_for(
         (["--platform", "linux/&arm"], "is not a platform"),
         (["--tls-verify", "perhaps", "--to", "oci:x"], "true or false"),
         (["--unpack", "/usr"], "is not empty"),
+        (["--to", "dir:/usr"], "is not empty"),
     ],
 )
 def test_what_makes_no_sense_is_said(
