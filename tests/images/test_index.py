@@ -146,6 +146,31 @@ def test_raw_is_what_is_stored_to_the_byte(place: Place, maker: Maker) -> None:
     assert digest_of(raw.encode()) == image["digest"]
 
 
+def test_nothing_that_a_terminal_obeys_is_shown(place: Place, maker: Maker, tmp_path: Path) -> None:
+    hostile = "\x1b]0;title\x07\x9b2J\x00\r"
+    image = maker.image("linux/amd64")
+    platform = {"os": "linux", "architecture": f"amd64{hostile}\nmaid: fine"}
+    strange = maker.layout.blob(b"{}", f"x/y{hostile}")
+    index = maker.layout.index(
+        [image, image | {"platform": platform}, strange], annotations={f"a{hostile}": hostile}
+    )
+    maker.layout.tag("hostile", index)
+    reference = f"oci:{maker.layout.directory}:hostile"
+    for arguments in (
+        ["index", "inspect", "--all", reference],
+        ["index", "inspect", reference, "--platform=linux/386"],
+        ["pull", reference, "--platform=linux/386", "--to", f"oci:{tmp_path}/out"],
+        ["pull", reference, "--platform=linux/amd64", "--to", f"oci:{tmp_path}/out"],
+        ["pull", reference, "--all", "--to", f"oci:{tmp_path}/out"],
+        ["index", "remove", reference, "linux/386"],
+    ):
+        done = place.maid(*arguments)
+        shown = done.stdout + done.stderr
+        assert not set(shown) & {"\x1b", "\x07", "\x9b", "\x00", "\r"}, arguments
+        assert "\nmaid: fine" not in done.stderr
+    assert "\\x1b]0;title\\x07" in place.maid("index", "inspect", reference).stdout
+
+
 def test_a_single_image_is_a_line(place: Place, maker: Maker) -> None:
     image = maker.image("linux/s390x")
     reference = maker.push(image)

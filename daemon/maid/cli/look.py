@@ -37,11 +37,11 @@ def show(
         show_json(_document(source, seen, matcher is not None))
         return
     top = seen.top.descriptor
-    print(f"{source.reference}: {_kind(seen)}, {top.mediaType}")
+    print(render.plain(f"{source.reference}: {_kind(seen)}, {top.mediaType}"))
     print(f"{top.digest}, {amount(top.size)}")
     annotations = seen.top.document.annotations or {}
     for name, value in annotations.items():
-        print(f"  {name}={value}")
+        print(render.plain(f"  {name}={value}"))
     rows = [_row(image, seen) for image in seen.images]
     if everything:
         rows += [_other(each) for each in _attestations(seen)]
@@ -51,13 +51,13 @@ def show(
         print(_table(rows))
     problems = [image for image in seen.images if image.problem]
     for image in problems:
-        print(f"{render.paint('!', 'warning', sys.stdout)} {image.problem}")
+        print(f"{render.paint('!', 'warning', sys.stdout)} {render.plain(image.problem)}")
     hidden = len(seen.stray) + len(seen.others)
     if hidden and not everything:
         words = "1 entry is no image" if hidden == 1 else f"{hidden} entries are no images"
         print(f"{words}: maid index inspect --all")
     if seen.choice is not None:
-        print(f"chosen: {seen.choice.platform}, {seen.choice.why}")
+        print(render.plain(f"chosen: {seen.choice.platform}, {seen.choice.why}"))
 
 
 def _kind(seen: Look) -> str:
@@ -84,13 +84,13 @@ def _row(image: Image, seen: Look) -> list[str]:
     if entry.platform is None and isinstance(seen.top.document, Index):
         notes.append("the index names no platform")
     if entry.within:
-        notes.append(f"in the index {entry.within[-1].digest[:19]}")
+        notes.append(_cell(f"in the index {entry.within[-1].digest[:19]}"))
     if image.problem:
         notes.append("cannot be read")
     return [
         render.paint("*", "ok", sys.stdout) if _is_chosen(image, seen) else "",
-        str(image.platform or "unknown"),
-        entry.descriptor.digest,
+        _cell(str(image.platform or "unknown")),
+        _cell(entry.descriptor.digest),
         "" if image.size is None else amount(image.size),
         "" if image.layers is None else str(image.layers),
         str(len(entry.attestations)) if entry.attestations else "",
@@ -102,7 +102,11 @@ def _other(descriptor: Descriptor) -> list[str]:
     kind = descriptor.annotation(ATTESTATION_TYPE) or descriptor.mediaType or "of no type"
     about = descriptor.annotation(ATTESTATION_OF)
     note = f"{kind} of {about[:19]}" if about else kind
-    return ["", "-", descriptor.digest, amount(descriptor.size), "", "", note]
+    return ["", "-", _cell(descriptor.digest), amount(descriptor.size), "", "", _cell(note)]
+
+
+def _cell(text: str) -> str:
+    return render.plain(text).replace("\n", "\\n")
 
 
 def _attestations(seen: Look) -> list[Descriptor]:

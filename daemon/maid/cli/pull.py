@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from maid import platforms
+from maid.cli import render
 from maid.cli.common import show_json
 from maid.cli.registry import AuthfileOption, CertDirOption, CredsOption, VerifyOption, skopeo
 from maid.cli.transfers import amount, watching
@@ -114,7 +115,7 @@ class _Shown:
             return
         offered = ", ".join(map(str, choice.offered[:20]))
         more = f" … ({len(choice.offered)})" if len(choice.offered) > 20 else ""
-        print(f"{choice.platform} of {offered}{more}: {choice.why}")
+        print(render.plain(f"{choice.platform} of {offered}{more}: {choice.why}"))
         print(choice.found.descriptor.digest, flush=True)
 
     def done(self, document: dict[str, Any]) -> None:

@@ -44,6 +44,9 @@ _SYMBOLS = {
 
 _ESCAPES = re.compile(r"\033\[[0-9;]*m")
 
+# The control characters of ISO 646 and ISO 8859, but for the end of a line.
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
 
 def is_terminal(stream: TextIO) -> bool:
     """Whether colours and symbols are wanted: on a terminal that is not dumb, unless NO_COLOR is
@@ -112,12 +115,21 @@ def _width(text: str) -> int:
     return len(_ESCAPES.sub("", text))
 
 
+def plain(text: str) -> str:
+    """`text` without anything that a terminal obeys: what comes from elsewhere may be made to hide
+    or to fake what is shown. Ends of lines stay."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def error(failure: MaidError) -> None:
-    """One error on standard error: the sentence, then the way out."""
+    """One error on standard error: the sentence, then the way out, which stands below it."""
     stream = sys.stderr
-    print(f"{paint('maid:', 'problem', stream)} {failure.message}", file=stream)
-    if failure.hint:
-        print(f"      {failure.hint}", file=stream)
+    message, hint = (
+        plain(text).replace("\n", "\n      ") for text in (failure.message, failure.hint)
+    )
+    print(f"{paint('maid:', 'problem', stream)} {message}", file=stream)
+    if hint:
+        print(f"      {hint}", file=stream)
 
 
 def status(document: dict[str, Any], stream: TextIO, everything: bool) -> str:

@@ -38,7 +38,7 @@ class Lines(Silence):
         """See Watcher."""
         name = self._names.get(descriptor.digest, "")
         words = f"{name} {descriptor.digest}".strip() + (f": {amount(size)}" if size else "")
-        print(words, file=sys.stderr)
+        print(render.plain(words), file=sys.stderr)
 
 
 class Bars(Silence):
@@ -52,7 +52,7 @@ class Bars(Silence):
 
     def begin(self, descriptor: Descriptor, size: int) -> None:
         """See Watcher. The bar moves to and fro until there is something to measure."""
-        name = self._names.get(descriptor.digest, descriptor.digest[:19])
+        name = render.plain(self._names.get(descriptor.digest, descriptor.digest[:19]))
         self._task, self._size = self._progress.add_task(name, total=None, amount=""), size
 
     def at(self, done: int) -> None:
@@ -79,7 +79,11 @@ def watching(names: Mapping[str, str], quiet: bool) -> Iterator[Watcher]:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}")
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[amount]}"),
+        )
         with Progress(*columns, console=Console(stderr=True)) as progress:
             yield Bars(names, progress)
 
