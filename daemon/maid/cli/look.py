@@ -84,13 +84,13 @@ def _row(image: Image, seen: Look) -> list[str]:
     if entry.platform is None and isinstance(seen.top.document, Index):
         notes.append("the index names no platform")
     if entry.within:
-        notes.append(_cell(f"in the index {entry.within[-1].digest[:19]}"))
+        notes.append(render.plain(f"in the index {entry.within[-1].digest[:19]}"))
     if image.problem:
         notes.append("cannot be read")
     return [
         render.paint("*", "ok", sys.stdout) if _is_chosen(image, seen) else "",
-        _cell(str(image.platform or "unknown")),
-        _cell(entry.descriptor.digest),
+        render.plain(str(image.platform or "unknown")),
+        render.plain(entry.descriptor.digest),
         "" if image.size is None else amount(image.size),
         "" if image.layers is None else str(image.layers),
         str(len(entry.attestations)) if entry.attestations else "",
@@ -102,11 +102,15 @@ def _other(descriptor: Descriptor) -> list[str]:
     kind = descriptor.annotation(ATTESTATION_TYPE) or descriptor.mediaType or "of no type"
     about = descriptor.annotation(ATTESTATION_OF)
     note = f"{kind} of {about[:19]}" if about else kind
-    return ["", "-", _cell(descriptor.digest), amount(descriptor.size), "", "", _cell(note)]
-
-
-def _cell(text: str) -> str:
-    return render.plain(text).replace("\n", "\\n")
+    return [
+        "",
+        "-",
+        render.plain(descriptor.digest),
+        amount(descriptor.size),
+        "",
+        "",
+        render.plain(note),
+    ]
 
 
 def _attestations(seen: Look) -> list[Descriptor]:

@@ -44,8 +44,8 @@ _SYMBOLS = {
 
 _ESCAPES = re.compile(r"\033\[[0-9;]*m")
 
-# The control characters of ISO 646 and ISO 8859, but for the end of a line.
-_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""The control characters of ISO 646 and ISO 8859."""
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -116,8 +116,8 @@ def _width(text: str) -> int:
 
 
 def plain(text: str) -> str:
-    """`text` without anything that a terminal obeys: what comes from elsewhere may be made to hide
-    or to fake what is shown. Ends of lines stay."""
+    """`text` without anything that a terminal obeys, all of it one line: what comes from elsewhere
+    may be made to hide or to fake what is shown."""
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
@@ -125,7 +125,7 @@ def error(failure: MaidError) -> None:
     """One error on standard error: the sentence, then the way out, which stands below it."""
     stream = sys.stderr
     message, hint = (
-        plain(text).replace("\n", "\n      ") for text in (failure.message, failure.hint)
+        "\n      ".join(map(plain, text.split("\n"))) for text in (failure.message, failure.hint)
     )
     print(f"{paint('maid:', 'problem', stream)} {message}", file=stream)
     if hint:
