@@ -82,16 +82,21 @@ static const char *last_component(const char *path)
 	return last;
 }
 
+/* Whether the program is the file @path. */
+static int is_file(const struct process *process, int file, const char *path)
+{
+	struct status own, other;
+
+	return (file >= 0 ? call_fstat(file, &own) : call_stat(process->argv[1], 0, &own)) &&
+	       call_stat(path, 0, &other) && own.device == other.device &&
+	       own.inode == other.inode;
+}
+
 /* Whether the program was executed by a path that ends as @path does, and is that file. */
 static int is_program(const struct process *process, int file, const char *path)
 {
-	const char *used = process->argv[1];
-	struct status own, other;
-
-	return equal(last_component(used), last_component(path)) &&
-	       (file >= 0 ? call_fstat(file, &own) : call_stat(used, 0, &own)) &&
-	       call_stat(path, 0, &other) && own.device == other.device &&
-	       own.inode == other.inode;
+	return equal(last_component(process->argv[1]), last_component(path)) &&
+	       is_file(process, file, path);
 }
 
 /* Whether one of @argv, after argv[0], is as the rule says. */
@@ -292,6 +297,10 @@ int rules_allow(const char *record, size_t size, const struct process *process, 
 			break;
 		case 's':
 			if (!is_program(process, file, rule.text))
+				return 0;
+			break;
+		case 'S':
+			if (!is_file(process, file, rule.text))
 				return 0;
 			break;
 		case 'z':

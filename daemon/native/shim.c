@@ -12,6 +12,8 @@
  *	dlopen		of a foreign module: its native twin, which the store keeps
  *			like a program, under the module's build-id
  *
+ * and what only some programs call: shim_numbers.c, shim_flags.c, shim_llvm.c.
+ *
  * It can hand the process back to QEMU, as long as nothing has come of it yet:
  * before main() when a directory of modules ("modules=" setting) holds one
  * without a twin, and later when the program loads such a module from elsewhere,
@@ -264,12 +266,13 @@ static void remember(char **argv, char **envp)
 /* Whether nothing has come of this process so far that a second start would repeat. */
 static int untouched(void)
 {
-	char **argument = first.argv;
 	struct stat directory;
 	struct rusage children;
 	siginfo_t child;
 
-	if (!argument || first.writes < 0 || writes_so_far() != first.writes)
+	if (!first.argv || has_effects)
+		return 0;
+	if (first.writes < 0 || writes_so_far() != first.writes)
 		return 0;
 	if (syscall(SYS_waitid, P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT, NULL) != -1)
 		return 0;
@@ -303,9 +306,7 @@ __attribute__((constructor)) static void begin(int argc, char **argv, char **env
 	find_settings();
 	prepare_division();
 	modules = setting("modules");
-	if (!modules)
-		return;
-	while (*modules) {
+	while (modules && *modules) {
 		size_t length = strcspn(modules, ":");
 		char path[PATH_MAX];
 
@@ -317,7 +318,14 @@ __attribute__((constructor)) static void begin(int argc, char **argv, char **env
 			hand_back(argv, envp);
 		modules += length + (modules[length] == ':');
 	}
-	remember(argv, envp);
+	if (modules || setting("triple"))
+		remember(argv, envp);
+}
+
+void give_up(void)
+{
+	if (untouched())
+		hand_back(first.argv, first.envp);
 }
 
 EXPORT int uname(struct utsname *name)
@@ -384,8 +392,8 @@ EXPORT void *dlopen(const char *path, int flags)
 
 		if (found == 1)
 			path = twin;
-		else if (found < 0 && untouched())
-			hand_back(first.argv, first.envp);
+		else if (found < 0)
+			give_up();
 	}
 	return next(path, flags);
 }

@@ -8,6 +8,9 @@
 /* The program's setting KEY, a string, or NULL where it has none. */
 const char *setting(const char *key);
 
+/* Hands the process back to QEMU, if nothing has come of it so far; otherwise returns. */
+void give_up(void);
+
 /* Something was done that a second start of the program would do again (shim_effects.c). */
 extern int has_effects;
 

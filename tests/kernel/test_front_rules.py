@@ -475,6 +475,8 @@ def test_what_the_store_writes_is_what_the_front_reads(judge: Judge, inside: Pat
         (records.same_build(library, own.hex()), (), (), GO),
         (records.same_program(library), (), (), GO),
         (records.same_program("/library"), (), (), ASIDE),
+        (records.same_file(library), (), (), GO),
+        (records.same_file("/library"), (), (), ASIDE),
         (records.file_size(size), (), (), GO),
         *((records.Rule("z", text), (), (), ASIDE) for text in bad_sizes),
         (records.insert("x"), (), (), f"{GO}|insert x"),

@@ -27,6 +27,7 @@ def test_a_record_is_strings_ended_by_zero_bytes_the_program_last() -> None:
         (records.some("-c"), records.first("get"), records.insert("-q"), records.missing("/p")),
         (records.setting("GOARCH", "arm64"), records.setting("A", "")),
         (records.file_size(12345), records.same_program("/usr/bin/perl")),
+        (records.same_file("/usr/lib/llvm-19/bin/clang"),),
     ],
 )
 def test_what_was_written_is_read_again(rules: tuple[Rule, ...]) -> None:

@@ -112,6 +112,58 @@ def test_a_cpu_without_a_feature_leaves_the_tool_emulated() -> None:
     assert "no no-such-feature" in selection.left[0].reason
 
 
+CLANG = Tool("clang", "clang-1", "/x", "why", compared="1:1-1", on_demand=True)
+
+
+def _llvm(theirs: str, ours: str, their_library: str, our_library: str) -> Offers:
+    return Offers(
+        package("clang-1", theirs, "arm64", "libllvm1", "libc6", "binutils", "lib-gone"),
+        package("clang-1", ours, "amd64", "libllvm1"),
+        package("libllvm1", their_library, "arm64"),
+        package("libllvm1", our_library, "amd64"),
+        package("libc6", "5", "amd64"),
+        package("libc6", "5", "arm64"),
+        package("binutils", "2", "amd64"),
+        package("binutils", "1", "arm64"),
+    )
+
+
+def test_a_tool_on_demand_is_only_taken_for_what_has_it() -> None:
+    """Nobody who has no clang is to fetch LLVM."""
+    offers = _llvm("1:1-1", "1:1-1", "1:1-1", "1:1-1")
+    assert selecting.select([CLANG], offers, {}) == selecting.Selection()
+    assert selecting.select([CLANG], offers, {"binutils": "1"}) == selecting.Selection()
+    (pair,) = selecting.select([CLANG], offers, {"clang-1": "1:1-1"}).pairs
+    assert pair.tool == CLANG
+
+
+@pytest.mark.parametrize(
+    ("versions", "reason"),
+    [
+        (("1:1-1+b1", "1:1-1+b1", "1:1-1", "1:1-1"), ""),
+        (("1:1-2", "1:1-2", "1:1-1", "1:1-1"), "1:1-2 was not compared with the native one"),
+        (("1:1-1+b2", "1:1-1", "1:1-1", "1:1-1"), "clang-1 1:1-1+b2 needs the native one"),
+        (("1:1-1", "1:1-1", "1:1-1+b1", "1:1-1"), "libllvm1 1:1-1+b1 needs the native one"),
+    ],
+)
+def test_only_the_build_that_was_compared_stands_in(
+    versions: tuple[str, str, str, str], reason: str
+) -> None:
+    """What a compiler writes names its build, and its libraries are most of it."""
+    selection = selecting.select([CLANG], _llvm(*versions), {"clang-1": versions[0]})
+    assert len(selection.pairs) == (not reason)
+    assert len(selection.left) == bool(reason)
+    assert all(reason in left.reason for left in selection.left)
+
+
+@pytest.mark.parametrize(("library", "fetched"), [("libm.so.6", True), ("libllvm.so", False)])
+def test_the_foreign_libc_is_only_fetched_for_its_own_build_id(library: str, fetched: bool) -> None:
+    tool = Tool("clang", "clang-1", "/x", "why", decisive=(f"/usr/lib/{{gnu}}/{library}",))
+    offers = _llvm("1:1-1", "1:1-1", "1:1-1", "1:1-1")
+    found = selecting.foreigns(selecting.select([tool], offers, {}), offers, {})
+    assert ("libc6" in {package.name for package in found}) is fetched
+
+
 def test_libraries_are_followed_and_compilers_and_headers_are_not() -> None:
     selection = selecting.select([XZ, CC1], ARCHIVE, {})
     names = {package.name for package in selecting.natives(selection, ARCHIVE, {})}

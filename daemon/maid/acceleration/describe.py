@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from maid.acceleration import basics, compilers, golang, packaging, perl, shells
+from maid.acceleration import basics, compilers, golang, llvm, packaging, perl, shells
 from maid.acceleration.model import Need, Tool
 from maid.acceleration.records import Rule
 
@@ -23,6 +23,7 @@ _TABLES = (
     ("Shells, make, m4", shells.TOOLS),
     ("Compilers and binutils", compilers.TOOLS),
     ("Go", golang.TOOLS),
+    ("clang and LLVM", llvm.TOOLS),
     ("perl", perl.TOOLS),
     ("Packages", packaging.TOOLS),
 )

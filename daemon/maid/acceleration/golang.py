@@ -35,7 +35,7 @@ TOOLS = tuple(
             records.environment("GODEBUG"),
         ),
         foreign=(architecture,),
-        default=("golang-go", f"golang-{version}-go"),
+        on_demand=True,
     )
     for version in _VERSIONS
     for architecture, goarch in _GOARCH.items()

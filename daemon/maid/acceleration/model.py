@@ -142,6 +142,10 @@ class Tool:
     `proof` compares the changed native file with the foreign one. `default`, a package and one it
     depends on in the releases that use the tool by default, keeps the tool out of a set where that
     is not so and its own package is not installed either: several versions of one compiler.
+    `compared` is the one source version that was compared, where that cannot be told from the
+    files: then both packages, and the libraries that they name, must be of the same version to the
+    letter. `on_demand` keeps a tool of large packages out of a set for a root file system without
+    its package.
     `path` may hold `*` and `**`: then the tool is every file of the package that matches, and
     `native_path` holds the same ones. A path that ends in .so is a module, which the shim loads.
     """
@@ -163,6 +167,8 @@ class Tool:
     features: tuple[str, ...] = ()
     proof: Proof | None = None
     default: tuple[str, str] = ("", "")
+    compared: str = ""
+    on_demand: bool = False
 
     @property
     def twin_package(self) -> str:

@@ -124,6 +124,12 @@ def same_program(path: str) -> Rule:
     return Rule("s", path)
 
 
+def same_file(path: str) -> Rule:
+    """Step aside unless the program is the file `path`, whatever it was called: for programs that
+    know themselves by /proc/self/exe and have several names (clang++)."""
+    return Rule("S", path)
+
+
 def file_size(size: int) -> Rule:
     """Step aside unless the program's file has so many bytes: an edited one keeps its build-id
     (patchelf, a payload at its end)."""

@@ -22,6 +22,8 @@ from maid.acceleration.sets import FORMAT, Left
 # libraries of a tool are looked for, without the compilers, headers and data it also depends on.
 _NO_LIBRARIES = ("-dev", "-cross", "-data", "-doc", "-common", "-perl", "-bin", "-dbg")
 
+_OF_LIBC = "/libm.so.6"
+
 
 class Source(Protocol):
     """Where packages come from: a distribution's archive, or root file systems."""
@@ -79,7 +81,7 @@ def select(
         offered = source.versions(name, source.foreign.debian)
         if not offered:
             continue
-        if not wanted and not _is_default(tool, source):
+        if not wanted and (tool.on_demand or not _is_default(tool, source)):
             continue
         found = next((p for p in offered if p.version == wanted), None) if wanted else offered[0]
         if found is None:
@@ -98,8 +100,42 @@ def select(
             reason = f"{found.version} needs a native {twin} of the same source; it is {has}"
             selection.left.append(Left(tool.name, name, found.version, reason))
             continue
+        if tool.compared:
+            reason = _not_compared(tool, found, match, source, installed)
+            if reason:
+                selection.left.append(Left(tool.name, name, found.version, reason))
+                continue
         selection.pairs.append(Pair(tool, found, match))
     return selection
+
+
+def _not_compared(
+    tool: Tool, foreign: Package, native: Package, source: Source, installed: Mapping[str, str]
+) -> str:
+    """Why the packages are not the ones that were compared, or ""."""
+    if foreign.source_version != tool.compared:
+        return f"{foreign.version} was not compared with the native one, {tool.compared} was"
+    both = [(foreign.name, foreign.version, native.version)]
+    for name in foreign.depends:
+        ours, theirs = (
+            _chosen(source, name, machine.debian, installed)
+            for machine in (source.native, source.foreign)
+        )
+        if _holds_libraries(name) and ours and theirs:
+            both.append((name, theirs.version, ours.version))
+    for name, theirs_is, ours_is in both:
+        if theirs_is != ours_is:
+            return f"{name} {theirs_is} needs the native one of the same version; it is {ours_is}"
+    return ""
+
+
+def _chosen(
+    source: Source, name: str, architecture: str, installed: Mapping[str, str]
+) -> Package | None:
+    """The version of a package that is installed, or the newest where it cannot be had."""
+    offered = source.versions(name, architecture)
+    wanted = installed.get(name, "")
+    return next((p for p in offered if p.version == wanted), offered[0] if offered else None)
 
 
 @cache
@@ -135,12 +171,11 @@ def libraries(
         name = todo.pop()
         if name in found or not _holds_libraries(name):
             continue
-        offered = source.versions(name, source.native.debian)
-        if not offered:
+        package = _chosen(source, name, source.native.debian, installed)
+        if package is None:
             continue
-        wanted = installed.get(name, "")
-        found[name] = next((p for p in offered if p.version == wanted), offered[0])
-        todo += found[name].depends
+        found[name] = package
+        todo += package.depends
     return list(found.values())
 
 
@@ -180,10 +215,10 @@ def _decisive(
     for pair in selection.pairs:
         if not pair.tool.decisive:
             continue
+        with_libc = any(path.endswith(_OF_LIBC) for path in pair.tool.decisive)
         for name in pair.foreign.depends:
-            if not _holds_libraries(name) or name == "libc6":
+            if not _holds_libraries(name) or (name == "libc6" and not with_libc):
                 continue
-            offered = source.versions(name, source.foreign.debian)
-            wanted = installed.get(name, "")
-            if offered:
-                yield next((p for p in offered if p.version == wanted), offered[0])
+            package = _chosen(source, name, source.foreign.debian, installed)
+            if package:
+                yield package

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from maid import native
-from maid.acceleration import basics, compilers, golang, packaging, perl, shells
+from maid.acceleration import basics, compilers, golang, llvm, packaging, perl, shells
 from maid.acceleration.model import Tool
 
 TOOLS: tuple[Tool, ...] = (
@@ -19,6 +19,7 @@ TOOLS: tuple[Tool, ...] = (
     *packaging.TOOLS,
     *compilers.TOOLS,
     *golang.TOOLS,
+    *llvm.TOOLS,
 )
 """Each by a name of its own."""
 
