@@ -29,11 +29,11 @@ def is_whole(registry: Registry, name: str, tag: str) -> bool:
 def wait_for_images(process: subprocess.Popen[bytes]) -> None:
     """Wait until all images are there and publishing begins."""
     assert process.stderr is not None
-    built = 0
-    while built < len(TWO):
+    said = b""
+    while said.count(b"] built in ") < len(TWO):
         line = process.stderr.readline()
-        assert line, "it ended"
-        built += b"] built in " in line
+        assert line, said.decode()
+        said += line
 
 
 def test_killed_at_any_moment_the_tag_is_the_old_image_or_the_new_one(
@@ -62,7 +62,7 @@ def test_killed_at_any_moment_the_tag_is_the_old_image_or_the_new_one(
             time.sleep(whole * (point - POINTS // 2) / (POINTS // 2))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert until(lambda: not processes_below(builds.root))
+        assert until(lambda: not processes_below(builds.root)), processes_below(builds.root)
         now = registry.digest("killed/app", "1")
         if now != old:
             moved += 1

@@ -15,12 +15,18 @@ import typer
 from maid.cli import render
 from maid.cli.building import show_failure, watching
 from maid.cli.common import exit_with, show_json, socket_path
-from maid.cli.registry import AuthfileOption, CertDirOption, CredsOption, VerifyOption
+from maid.cli.registry import (
+    AuthfileOption,
+    CertDirOption,
+    CredsOption,
+    VerifyOption,
+    access,
+)
 from maid.errors import MaidError
 from maid.images.build import Ended, Outcome
 from maid.images.build import build as build_images
 from maid.images.build_request import Plan, Request, plan
-from maid.images.skopeo import Access, parse_verify
+from maid.images.references import parse_reference
 
 _Texts = Optional[list[str]]  # noqa: UP045
 
@@ -155,7 +161,7 @@ def build(
         format=form,
         index=index,
         accelerate=accelerate,
-        access=Access(authfile, creds, cert_dir, parse_verify(tls_verify)),
+        access=access(authfile, creds, cert_dir, tls_verify, _hosts(tag or []) if push else []),
         root=root,
         log_dir=log_dir,
         epoch=os.environ.get("SOURCE_DATE_EPOCH", ""),
@@ -174,6 +180,11 @@ def build(
     if outcome.descriptor and iidfile is not None:
         _write(iidfile, f"{outcome.descriptor.digest}\n")
     exit_with(0 if outcome.descriptor else 1)
+
+
+def _hosts(tags: list[str]) -> set[str]:
+    """The registries that the tags are in."""
+    return {parse_reference(each).host for each in tags}
 
 
 @contextmanager

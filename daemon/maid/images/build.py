@@ -20,12 +20,12 @@ from pathlib import Path
 from maid.errors import MaidError
 from maid.images import cache
 from maid.images.build_request import Plan, available_memory, choose_jobs
+from maid.images.build_storage import opened
 from maid.images.buildah import (
     Root,
     buildah_version,
     default_root,
     need_programs,
-    opened,
 )
 from maid.images.containerfile import images as images_named
 from maid.images.export import Layers, export, look_at
@@ -209,6 +209,7 @@ class _Builder:
             self.driver,
             self.surroundings,
         ) as storage:
+            build.use(storage)
             self.local.provide(needed, target, storage)
             image = build.run(storage)
             self._tell_acceleration(build)

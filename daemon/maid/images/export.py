@@ -23,7 +23,8 @@ from pathlib import Path
 import msgspec
 
 from maid.errors import MaidError
-from maid.images.buildah import Image, Storage, full_disk
+from maid.images.build_storage import Storage
+from maid.images.buildah import Image, full_disk
 from maid.images.index import (
     DOCKER_MANIFEST,
     Descriptor,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maid.errors import MaidError
-from maid.images.buildah import Image, Storage, full_disk, read_images
+from maid.images.build_storage import Storage
+from maid.images.buildah import Image, full_disk, read_images
 from maid.images.containerfile import Needed
 from maid.images.index import (
     Descriptor,

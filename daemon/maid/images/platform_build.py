@@ -9,7 +9,8 @@ from pathlib import Path
 
 from maid.errors import MaidError
 from maid.images.build_request import Plan
-from maid.images.buildah import Process, Storage, full_disk
+from maid.images.build_storage import Storage
+from maid.images.buildah import Process, full_disk
 from maid.images.containerfile import with_platforms
 from maid.images.progress import Progress, State, Watcher
 from maid.images.surroundings import Target
@@ -35,7 +36,15 @@ class PlatformBuild:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._process: Process | None = None
+        self._storage: Storage | None = None
         self._is_ended = False
+
+    def use(self, storage: Storage) -> None:
+        """Work in this storage from now on: `kill` ends what is done there."""
+        with self._lock:
+            self._storage = storage
+            if self._is_ended:
+                storage.end()
 
     def run(self, storage: Storage) -> str:
         """Build. Returns the image's id in the storage. Raises BuildFailed, MaidError."""
@@ -123,6 +132,8 @@ class PlatformBuild:
             self._is_ended = True
             if self._process:
                 self._process.kill()
+            if self._storage:
+                self._storage.end()
 
     @property
     def is_ended(self) -> bool:

@@ -1,6 +1,8 @@
 """The room that a build runs in: namespaces of its own, which end with whoever made them.
 
-    python room.py [--join USERNS] [--devices PLACE STORE] -- CMD [ARG...]
+    python room.py PARENT [--join USERNS] [--devices PLACE STORE] -- CMD [ARG...]
+
+PARENT is the process that starts it: should that have been killed by now, nothing is done.
 
 A room is a user namespace below the one that maid's entries serve (USERNS, the private scope's, or
 the machine's own, which it inherits), with a mount and a process namespace. In it the command is
@@ -20,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -46,7 +49,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main(arguments: list[str]) -> int:
     """Make the room, run the command in it, and return its exit status (128+N for signal N)."""
-    parent = os.getppid()
+    parent = int(arguments.pop(0))
     end_with_parent(parent)
     join, devices = "", []
     while arguments and arguments[0] != "--":
@@ -63,11 +66,16 @@ def main(arguments: list[str]) -> int:
         with open(join, "rb") as namespace:
             call("setns", namespace.fileno(), CLONE_NEWUSER)
         become_root()
+        end_with_parent(parent)
         may_map = True
     made, mapped = os.pipe(), os.pipe()
+    outer = os.getpid()
     child = os.fork()
     if child == 0:
-        inside(command, devices, made[1], mapped[0])
+        # Their other ends are the parent's alone: when it dies this is told.
+        os.close(made[0])
+        os.close(mapped[1])
+        inside(outer, command, devices, made[1], mapped[0])
     os.close(made[1])
     os.close(mapped[0])
     if os.read(made[0], 1):
@@ -77,11 +85,10 @@ def main(arguments: list[str]) -> int:
     return wait(child)
 
 
-def inside(command: list[str], devices: list[str], made: int, mapped: int) -> None:
+def inside(parent: int, command: list[str], devices: list[str], made: int, mapped: int) -> None:
     """In the child: what needs the new namespaces, then the first process. Does not return."""
     status = FAILED
     try:
-        parent = os.getppid()
         call("unshare", CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID)
         os.write(made, b"x")
         os.close(made)
@@ -94,9 +101,13 @@ def inside(command: list[str], devices: list[str], made: int, mapped: int) -> No
             mount("none", UNIFIED, "tmpfs")
         if devices:
             own_devices(*devices)
+        alive = os.pipe()
         first = os.fork()
         if first == 0:
-            end_with_parent(0)  # its parent is in another process namespace: number 0
+            end_with_parent(0)  # its parent is in another process namespace: number 0,
+            os.close(alive[1])  # dead or not, so a pipe tells
+            if select.select([alive[0]], [], [], 0)[0]:
+                os._exit(FAILED)
             mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
             os.execvp(command[0], command)
         status = wait(first)
@@ -185,7 +196,8 @@ def become_root() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends. A change of ids undoes it."""
+    """Have the kernel kill this process when its parent ends. Another user namespace undoes it, as
+    new capabilities do (kernel/cred.c, commit_creds)."""
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(FAILED)

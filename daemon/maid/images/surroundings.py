@@ -123,7 +123,7 @@ class Surroundings:
     def argv(self, command: list[str], devices: Path | None = None) -> list[str]:
         """A command in a room. `devices` is an empty directory for a /dev of the room's own, which
         chroot isolation needs."""
-        options = ["--join", self.join] if self.join else []
+        options = [str(os.getpid()), *(["--join", self.join] if self.join else [])]
         if devices is not None and not self.runtime.name:
             options += ["--devices", str(devices), self.store]
         init = native.path("maid-init")
