@@ -81,8 +81,9 @@ def inspect(
     if platform:
         wanted = platforms.parse(platform)
         matcher = platforms.only_strict(wanted) if strict else platforms.only(wanted)
-    program = skopeo(authfile, creds, cert_dir, tls_verify)
-    with open_source(parse_reference(reference), program) as source:
+    named = parse_reference(reference)
+    program = skopeo(authfile, creds, cert_dir, tls_verify, [named])
+    with open_source(named, program) as source:
         if raw:
             shown.raw(source, matcher)
         else:
@@ -123,10 +124,11 @@ def create(
     for text in annotation or []:
         wanted, name, value = _annotation(text)
         annotations.setdefault(wanted, {})[name] = value
-    program = skopeo(authfile, creds, cert_dir, tls_verify)
+    parsed = [parse_reference(each) for each in sources]
+    program = skopeo(authfile, creds, cert_dir, tls_verify, [*targets, *parsed])
     with change.created(
         program,
-        [parse_reference(each) for each in sources],
+        parsed,
         annotations,
         onto=targets[0] if append else None,
         replacing=replace,
@@ -152,9 +154,9 @@ def add(
         all_ = [edit.Group(reference, before.manifests), *groups]
         return edit.with_entries(before, edit.combine(all_, replace))
 
-    program = skopeo(authfile, creds, cert_dir, tls_verify)
     target = change.named(parse_reference(reference))
     others = [parse_reference(each) for each in sources]
+    program = skopeo(authfile, creds, cert_dir, tls_verify, [target, *others])
     with change.changed(program, target, added, others) as prepared:
         _write(program, prepared, [target], dry_run, as_json)
 
@@ -174,8 +176,8 @@ def remove(
 ) -> None:
     """Remove images from an index, with what attests them. A platform means itself, and nothing
     that would do for it; a digest may be shortened. Exit status 3: there is no such entry."""
-    program = skopeo(authfile, creds, cert_dir, tls_verify)
     target = change.named(parse_reference(reference))
+    program = skopeo(authfile, creds, cert_dir, tls_verify, [target])
     with change.changed(
         program, target, lambda before, _: edit.remove(before, wanted, reference)
     ) as prepared:
@@ -229,8 +231,8 @@ def annotate(
     changes = edit.Changes(values, removed, os, arch, variant, os_version, features)
     if not values and not removed and not changes.platform:
         raise UsageError("nothing is to be changed", "K=V sets an annotation, K- takes it away")
-    program = skopeo(authfile, creds, cert_dir, tls_verify)
     target = change.named(parse_reference(reference))
+    program = skopeo(authfile, creds, cert_dir, tls_verify, [target])
     with change.changed(
         program, target, lambda before, _: edit.annotate(before, wanted, changes, reference)
     ) as prepared:

@@ -86,7 +86,8 @@ def pull(
     matcher = platforms.only_strict(wanted) if strict else platforms.only(wanted)
     source = parse_reference(reference)
     destination = images.parse_destination(to, source) if to else None
-    program = skopeo(authfile, creds, cert_dir, tls_verify)
+    named = [source, destination] if destination else [source]
+    program = skopeo(authfile, creds, cert_dir, tls_verify, named)
     shown = _Shown(quiet, as_json)
     with open_source(source, program) as opened:
         if everything:

@@ -51,11 +51,11 @@ class NotFound(SkopeoError):
 
 @dataclass(frozen=True)
 class Access:
-    """How registries are reached: what a user gives with --authfile, --creds, --cert-dir and
-    --tls-verify; "" and None leave skopeo's own defaults."""
+    """How registries are reached: what a user gives with --authfile, --cert-dir and --tls-verify;
+    "" and None leave skopeo's own defaults. Names and passwords of --creds are in a file of the
+    first kind (credentials.py)."""
 
     authfile: str = ""
-    creds: str = ""
     cert_dir: str = ""
     tls_verify: bool | None = None
 
@@ -64,8 +64,6 @@ class Access:
         options = []
         if self.authfile:
             options.append(f"--{prefix}authfile={self.authfile}")
-        if self.creds:
-            options.append(f"--{prefix}creds={self.creds}")
         if self.cert_dir:
             options.append(f"--{prefix}cert-dir={self.cert_dir}")
         if self.tls_verify is not None:
@@ -213,10 +211,13 @@ def _argv(arguments: list[str]) -> list[str]:
 
 # What skopeo's words mean to a user: the first that fits. --------------------------------------
 
+_REFUSED = r"unauthorized|authentication required|denied|\b401\b|\b403\b"
+_DENIED = re.compile(_REFUSED, re.IGNORECASE)
+
 _HINTS: tuple[tuple[str, str], ...] = (
     (r"HTTP response to HTTPS client", "it speaks no TLS: --tls-verify=false"),
     (r"x509|certificate", "its certificate is not trusted: --cert-dir, or --tls-verify=false"),
-    (r"unauthorized|authentication required|denied|\b401\b|\b403\b", "skopeo login {host}"),
+    (_REFUSED, "skopeo login {host}"),
     (r"toomanyrequests|too many requests|\b429\b", "the registry limits requests: try again later"),
     (r"no space left on device", "free some space; nothing was written under its final name"),
     (r"connection refused|no such host|network is unreachable|i/o timeout", "is {host} reachable?"),
@@ -249,13 +250,18 @@ def explain(stderr: str, reference: Reference) -> SkopeoError:
     if words.startswith('"'):
         words = words[1:-1].replace('\\"', '"').replace("\\n", " ").replace("\\\\", "\\")
     words = _PREAMBLE.sub("", words)
-    kind = PassingError if _PASSING.search(words) else SkopeoError
+    # What the reference itself says is no part of the reason: a tag may be called 500.
+    reason = words
+    for part in (reference.argument, reference.name, reference.digest, f":{reference.tag}"):
+        reason = reason.replace(part, " ") if len(part) > 1 else reason
+    reason = re.sub(r"reading manifest \S+ in", " ", reason)
     host = reference.host if reference.transport == REGISTRY else "the registry"
-    for pattern, hint in _HINTS:
-        if re.search(pattern, words, re.IGNORECASE):
-            return kind(f"{reference}: {words}", hint.format(host=host))
-    if _MISSING.search(words):
+    if _MISSING.search(reason) and not _DENIED.search(reason):
         return NotFound(f"{reference}: {words}", _where(reference))
+    kind = PassingError if _PASSING.search(reason) else SkopeoError
+    for pattern, hint in _HINTS:
+        if re.search(pattern, reason, re.IGNORECASE):
+            return kind(f"{reference}: {words}", hint.format(host=host))
     return kind(f"{reference}: {words}")
 
 
