@@ -16,17 +16,18 @@ import bases
 import pytest
 from faulty import Fault, Faulty
 from layouts import LAYER, Layout, digest_of, files_tar
+from making import (
+    Maker,
+    clear,
+    large,
+    pulled,
+    refused,
+    through,
+    wait_for,
+)
 from places import Place
-from registry import Registry
-from test_pull import Maker, pulled, refused
-from test_pull_faults import _clear, _wait_for, large, through
 
 PLATFORM = "--platform=linux/amd64"
-
-
-@pytest.fixture
-def maker(registry: Registry, tmp_path: Path) -> Maker:
-    return Maker(registry, tmp_path)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -294,7 +295,7 @@ def test_killed_while_unpacking_nothing_has_the_name(
     arguments = [reference, PLATFORM, "--unpack", tree]
     for sign in (signal.SIGINT, signal.SIGKILL):
         process = place.start("pull", *arguments, stdout=-3, stderr=-3)
-        _wait_for(lambda: any(tmp_path.glob("tree.partial-*/tree/f1*")))
+        wait_for(lambda: any(tmp_path.glob("tree.partial-*/whole/f1*")))
         process.send_signal(sign)
         assert process.wait(20) != 0
         assert not tree.exists()
@@ -302,7 +303,7 @@ def test_killed_while_unpacking_nothing_has_the_name(
     pulled(place, *arguments)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["made", "tree"]
     assert len(list(tree.iterdir())) == 20_000
-    _clear(place)
+    clear(place)
 
 
 def test_a_fetch_that_was_killed_goes_on(
@@ -315,7 +316,7 @@ def test_a_fetch_that_was_killed_goes_on(
     with faulty.having(Fault(f"GET .*/blobs/{layers[1]['digest']}", pace=10_000)):
         process = place.start("pull", *arguments, stdout=-3, stderr=-3)
         cached = place.directory / "images/blobs/sha256" / layers[0]["digest"][7:]
-        _wait_for(cached.exists)
+        wait_for(cached.exists)
         time.sleep(0.3)
         process.kill()
         process.wait()
@@ -323,7 +324,7 @@ def test_a_fetch_that_was_killed_goes_on(
     with faulty.having():
         pulled(place, *arguments)
         assert not faulty.matching(f"GET .*/blobs/{layers[0]['digest']}")
-    _clear(place)
+    clear(place)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ to be is an error that names reference and digest.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from maid.errors import MaidError
+from maid.images import regular
 from maid.images.index import (
+    MAX_DOCUMENT,
     REF_NAME,
     Descriptor,
     DocumentError,
@@ -32,6 +33,7 @@ from maid.images.index import (
 from maid.images.layout import Layout
 from maid.images.references import LAYOUT, REGISTRY, Reference
 from maid.images.skopeo import NotFound, Place, Skopeo
+from maid.images.staging import temporary, writing
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,10 @@ def open_source(reference: Reference, skopeo: Skopeo) -> Iterator[Source]:
     elif reference.transport == "dir":
         yield DirectorySource(reference, Path(reference.name), skopeo)
     else:
-        with tempfile.TemporaryDirectory(prefix="maid-image-", dir=_roomy()) as temporary:
+        with temporary(roomy=True) as directory:
             source = Place(reference.argument)
-            skopeo.copy(source, Place(f"dir:{temporary}"), reference, ["--all"])
-            yield DirectorySource(reference, Path(temporary), skopeo)
-
-
-def _roomy() -> str:
-    """Where gigabytes may be put for a while: /tmp is memory on many machines."""
-    return os.environ.get("TMPDIR", "/var/tmp")
+            skopeo.copy(source, Place(f"dir:{directory}"), reference, ["--all"])
+            yield DirectorySource(reference, directory, skopeo)
 
 
 class _Verified:
@@ -210,6 +207,11 @@ class LayoutSource(_Verified):
 
     def place(self, descriptor: Descriptor) -> AbstractContextManager[Place]:
         """See Source."""
+        document = self.find(descriptor).document
+        if isinstance(document, Manifest):
+            for blob in (document.config, *document.layers):
+                with self._explained(blob):
+                    _require_regular(self.layout.blob(blob.digest))
         return self.layout.place(descriptor)
 
     def _fetch(self, descriptor: Descriptor) -> bytes:
@@ -233,12 +235,21 @@ class DirectorySource(_Verified):
     def place(self, descriptor: Descriptor) -> Iterator[Place]:
         """See Source: a directory in which that image is the one that is named."""
         found = self.find(descriptor)
-        with tempfile.TemporaryDirectory(prefix="maid-image-") as temporary:
-            for file in self._directory.iterdir():
-                if file.name != "manifest.json":
-                    os.symlink(os.path.abspath(file), Path(temporary, file.name))
-            Path(temporary, "manifest.json").write_bytes(found.data)
-            yield Place(f"dir:{temporary}")
+        try:
+            files = [each for each in self._directory.iterdir() if each.name != "manifest.json"]
+        except OSError as error:
+            raise MaidError(f"{self.reference} cannot be read: {error.strerror}") from error
+        for file in files:
+            if file.is_dir():
+                continue  # nothing of skopeo's
+            with self._explained(Descriptor(digest=file.name, size=0)):
+                _require_regular(file)
+        with temporary() as stage:
+            with writing(stage):
+                for file in files:
+                    os.symlink(os.path.abspath(file), stage / file.name)
+                (stage / "manifest.json").write_bytes(found.data)
+            yield Place(f"dir:{stage}")
 
     def _fetch(self, descriptor: Descriptor) -> bytes:
         _, encoded = check_digest(descriptor.digest)
@@ -249,11 +260,21 @@ class DirectorySource(_Verified):
 
     def _read(self, name: str) -> bytes:
         try:
-            return (self._directory / name).read_bytes()
+            return regular.read(self._directory / name, MAX_DOCUMENT)
         except FileNotFoundError as error:
             raise NotFound(f"{self.reference}: it has no {name}") from error
         except OSError as error:
             raise MaidError(f"{self.reference}: {name} cannot be read: {error.strerror}") from error
+
+
+def _require_regular(path: Path) -> None:
+    """That skopeo does not wait for a pipe; what is not there it tells itself."""
+    try:
+        regular.opened(path).close()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DocumentError(f"{path} cannot be read: {error.strerror}") from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ next one.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
@@ -14,7 +15,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,32 @@ def staging(parent: Path, prefix: str) -> Iterator[Path]:
         os.close(holder)
 
 
+@contextmanager
+def temporary(roomy: bool = False) -> Iterator[Path]:
+    """A directory for what is needed for a while, where temporary files go; gone afterwards, and
+    what this user's killed processes left there goes as well.
+
+    `roomy` is for gigabytes: /tmp is memory on many machines. Raises MaidError where it cannot be
+    made.
+    """
+    usual = "/var/tmp" if roomy else tempfile.gettempdir()
+    parent = Path(os.environ.get("TMPDIR") or usual)
+    with ExitStack() as stack:
+        with writing(parent):
+            path = stack.enter_context(staging(parent, f"maid-image-{os.geteuid()}-"))
+        yield path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What is written at `path`: where that fails, the MaidError says so."""
+    try:
+        yield
+    except OSError as error:
+        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise MaidError(f"{path} cannot be written: {error.strerror or error}", hint) from error
+
+
 def _made(parent: Path, prefix: str) -> tuple[Path, int]:
     while True:
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -49,7 +76,7 @@ def _made(parent: Path, prefix: str) -> tuple[Path, int]:
 
 
 def sweep(parent: Path, prefix: str) -> None:
-    """Remove the directories of that prefix whose makers are gone."""
+    """Remove this user's directories of that prefix whose makers are gone."""
     for path in parent.glob(f"{glob.escape(prefix)}*"):
         try:
             file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -57,8 +84,28 @@ def sweep(parent: Path, prefix: str) -> None:
             continue  # no directory, or another user's
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(path)
+            if os.fstat(file).st_uid == os.geteuid():
+                remove(path)
         except BlockingIOError:
+            pass  # somebody's who lives
+        finally:
+            os.close(file)
+
+
+def sweep_files(parent: Path, prefix: str) -> None:
+    """Remove this user's files of that prefix whose makers are gone: they hold a lock, too."""
+    for path in parent.glob(f"{glob.escape(prefix)}*"):
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = os.open(path, flags)
+        except OSError:
+            continue
+        try:
+            status = os.fstat(file)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                path.unlink(missing_ok=True)
+        except OSError:
             pass  # somebody's who lives
         finally:
             os.close(file)
@@ -72,7 +119,8 @@ def remove(path: Path) -> None:
     def again(function: Callable[..., Any], name: str, _error: Any) -> None:
         try:
             above = os.path.dirname(name)
-            for each in (above, name):
+            # What is above the tree is nobody's to change here.
+            for each in (name,) if os.fspath(name) == os.fspath(path) else (above, name):
                 if stat.S_ISDIR(os.lstat(each).st_mode):
                     os.chmod(each, 0o700)
             if function in (os.open, os.scandir, os.lstat):
@@ -90,17 +138,17 @@ def whole(path: Path) -> Iterator[Path]:
     """Where the file or directory `path` may grow, which has its name when the block ends well.
 
     A file that is there is replaced then, and a directory that is empty; what is above is made.
+    Where it grows has a directory of its own, which it shares with nobody but who makes it: it is
+    called `whole` there, whatever the name.
     Raises MaidError where that cannot be done.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with staging(path.parent, f"{path.name}.partial-") as stage:
-            grown = stage / path.name
+            grown = stage / "whole"
             yield grown
             os.rename(grown, path)
             sync_directory(path.parent)
-    except OSError as error:
-        raise MaidError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def require_free(directory: Path) -> None:
