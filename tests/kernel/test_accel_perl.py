@@ -31,11 +31,17 @@ UNKNOWN = {
 }
 """What has to be emulated."""
 
+# Nothing of it is written, but a second start would see the directory.
+CHANGED = (
+    "perl -e 'print q(again ) if !mkdir q(made); unshift @INC, q(own);"
+    " print eval { require Fcntl; 1 } ? q(loaded) : q(refused)'"
+)
+
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cases]:
     with daemon() as made:
-        commands = [*COMMANDS, f"perl -e '{WHERE}'", *UNKNOWN.values()]
+        commands = [*COMMANDS, f"perl -e '{WHERE}'", *UNKNOWN.values(), CHANGED]
         tree, place = rootfs("debian-13-build-arm64"), tmp_path_factory.mktemp("perl")
         yield run_cases(made.start(), tree, commands, place, PREPARE)
 
@@ -54,6 +60,11 @@ def test_it_did_run_natively(cases: Cases) -> None:
 @pytest.mark.parametrize("why", UNKNOWN)
 def test_what_it_cannot_answer_is_emulated(cases: Cases, why: str) -> None:
     assert cases.native[UNKNOWN[why]].startswith("emulated--- 0")
+
+
+def test_what_has_changed_something_is_not_started_again(cases: Cases) -> None:
+    assert cases.plain[CHANGED] == "loaded--- 0\n"
+    assert cases.native[CHANGED] == "refused--- 0\n"
 
 
 def test_it_left_the_same_files(cases: Cases) -> None:
