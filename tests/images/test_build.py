@@ -142,6 +142,45 @@ def test_without_a_destination_it_is_there_for_podman(builds: Builds, busybox: s
     assert "layers" in json.loads(one)
 
 
+def test_a_base_s_layers_stay_what_they_are_in_the_registry(builds: Builds, busybox: str) -> None:
+    """Whoever has pulled the base has them already."""
+    context = builds.place.context(f"FROM {busybox}\nRUN echo layers >/layers\n")
+    bases_name = "base/busybox"
+    for form in ("oci", "docker"):
+        options = pushing(builds.registry, "build/layers", "linux/arm64")
+        builds.run(context, *options, "--format", form)
+        layers = builds.registry.document("build/layers", "1")["layers"]
+        below = builds.registry.document(bases_name, "linux-arm64")["layers"]
+        assert [each["digest"] for each in layers[:-1]] == [each["digest"] for each in below]
+
+
+def test_a_base_that_has_moved_is_noticed(builds: Builds, busybox: str) -> None:
+    registry = builds.registry
+    base = f"{registry.address}/build/moving:1"
+    context = builds.place.context(f"FROM {base}\nRUN cat /content >/copy\n")
+    for content in ("one", "two"):
+        made = builds.place.context(f"FROM {busybox}\nRUN echo {content} >/content\n")
+        builds.push(made, "build/moving", "linux/amd64", "linux/arm64")
+        builds.push(context, "build/moved", "linux/amd64", "linux/arm64")
+        for digest in builds.images("build/moved").values():
+            assert builds.read("build/moved", "copy", digest) == f"{content}\n"
+
+
+def test_without_a_name_it_is_only_built(builds: Builds, busybox: str) -> None:
+    context = builds.place.context(f"FROM {busybox}\nRUN true\n")
+    done = builds.run(context, "--platform", "linux/amd64,linux/arm64")
+    assert done.stdout == "" and "cached alone" in done.stderr
+
+
+def test_quiet_is_the_digest_alone(builds: Builds, busybox: str, tmp_path: Path) -> None:
+    context = builds.place.context(f"FROM {busybox}\nRUN true\n")
+    options = pushing(builds.registry, "build/quiet", "linux/arm64", "linux/amd64")
+    done = builds.run(context, *options, "--quiet", "--iidfile", tmp_path / "id")
+    digest = builds.registry.digest("build/quiet", "1")
+    assert (done.stdout, done.stderr) == (f"{digest}\n", "")
+    assert (tmp_path / "id").read_text() == f"{digest}\n"
+
+
 def test_nothing_stays_where_temporary_files_go(builds: Builds, busybox: str) -> None:
     context = builds.place.context(f"FROM {busybox}\nRUN true\n")
     builds.push(context, "build/clean", "linux/arm64", "linux/amd64")

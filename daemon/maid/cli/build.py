@@ -222,7 +222,8 @@ def _show(planned: Plan, outcome: Outcome, quiet: bool, as_json: bool) -> None:
         elif not quiet:
             for warning in result.warnings:
                 mark = render.paint("!", "warning", stream)
-                print(f"{mark} {result.progress.platform}: {warning}", file=stream)
+                text = f"{result.progress.platform}: {render.plain(warning)}"
+                print(f"{mark} {text}", file=stream)
     if as_json:
         show_json(document(planned, outcome))
         return
@@ -235,6 +236,8 @@ def _show(planned: Plan, outcome: Outcome, quiet: bool, as_json: bool) -> None:
     else:
         for name in _names(planned):
             print(f"{name} {outcome.descriptor.digest}")
+        if not _names(planned):
+            print("built, and cached alone: --tag, --push and --output say where to", file=stream)
 
 
 def _names(planned: Plan) -> list[str]:

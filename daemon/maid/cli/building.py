@@ -126,7 +126,7 @@ class Live:
                 Text(each.state.value, _STYLES[_MARKS[each.state]]),
                 Text(_count(each)),
                 Text(f"{each.seconds:.1f} s" if each.started else ""),
-                Text(_now(each), "dim"),
+                Text(render.plain(_now(each)), "dim"),
             )
         return table
 
@@ -140,10 +140,8 @@ def _count(progress: Progress) -> str:
 
 
 def _now(progress: Progress) -> str:
-    if progress.state is State.FAILED:
-        return progress.error
-    if progress.state in (State.BUILT, State.ENDED):
-        return summary(progress) if progress.state is State.ENDED else ""
+    if progress.state in (State.BUILT, State.FAILED, State.ENDED):
+        return summary(progress)
     return progress.last
 
 
@@ -177,11 +175,11 @@ def show_failure(progress: Progress, hints: Sequence[str]) -> None:
     stream = sys.stderr
     head = render.paint(f"{progress.platform} failed", "failed", stream)
     step = f" at {progress.step}" if progress.step else ""
-    print(f"{head}{step}", file=stream)
+    print(f"{head}{render.plain(step)}", file=stream)
     for line in progress.tail:
-        print(f"    {line}", file=stream)
+        print(f"    {render.plain(line)}", file=stream)
     if progress.error and not any(progress.error in line for line in progress.tail):
-        print(f"    {progress.error}", file=stream)
+        print(f"    {render.plain(progress.error)}", file=stream)
     for hint in hints:
         print(f"  {hint}", file=stream)
     print(f"  log: {progress.log}", file=stream)
