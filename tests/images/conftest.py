@@ -21,6 +21,7 @@ import registry as registries
 from daemons import Daemon
 from faulty import Faulty
 from layouts import Layout
+from making import Maker
 from places import Place
 from registry import Registry
 
@@ -89,3 +90,9 @@ def place(emulating: Daemon, registry: Registry, faulty: Faulty) -> Iterator[Pla
     """A place whose programs trust the registry and what stands before it."""
     with places.making(emulating, registry.address, faulty.address) as made:
         yield made
+
+
+@pytest.fixture
+def maker(registry: Registry, tmp_path: Path) -> Maker:
+    """What makes images for one test and pushes them to a repository of its own."""
+    return Maker(registry, tmp_path)

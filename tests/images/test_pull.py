@@ -1,27 +1,32 @@
-"""`maid pull` from a real registry: containerd's choice, said and checked, to wherever it goes."""
+"""`maid pull` from a real registry: containerd's choice, said and checked."""
 
-import base64
-import contextlib
-import itertools
+from __future__ import annotations
+
 import json
-import os
 import platform as machine
-import pty
 import random
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import bases
 import pytest
-import registry as registries
-from daemons import MAID
 from faulty import Fault, Faulty
-from layouts import CONFIG, INDEX, MANIFEST, Descriptor, Layout, encoded, files_tar, without
+from layouts import (
+    INDEX,
+    Layout,
+    encoded,
+    files_tar,
+    without,
+)
+from making import (
+    Maker,
+    pulled,
+    refused,
+    terminal,
+)
 from places import Place
-from registry import Registry
 
 # facts/platforms.md: wanted, what will do, what will not.
 EXAMPLES = [
@@ -39,73 +44,6 @@ EXAMPLES = [
 ]
 FITTING = [(wanted, each) for wanted, will, _ in EXAMPLES for each in will.split()]
 OTHERS = [(wanted, each) for wanted, _, will_not in EXAMPLES for each in will_not.split()]
-
-
-class Maker:
-    """Images and indexes for one test: made in a layout, pushed to a repository of its own."""
-
-    _numbers = itertools.count()
-
-    def __init__(self, registry: Registry, directory: Path) -> None:
-        self.registry = registry
-        self.layout = Layout(directory / "made")
-        self.name = f"pull/{next(self._numbers)}"
-
-    def image(self, platform: str, content: str = "", **more: Any) -> Descriptor:
-        """A small image that says its platform in a file."""
-        data = files_tar({"platform": platform.encode(), "content": content.encode()})
-        return self.layout.image(platform, [self.layout.gzip_layer(data)], **more)
-
-    def push(self, descriptor: Descriptor, tag: str = "1") -> str:
-        """Have a tag of the repository name it; returns the reference."""
-        self.layout.tag(tag, descriptor)
-        self.registry.push(self.layout, self.name, tag)
-        return f"{self.registry.address}/{self.name}:{tag}"
-
-    def index(self, *entries: Descriptor, tag: str = "1", **more: Any) -> str:
-        """Push an index of these entries."""
-        return self.push(self.layout.index(entries, **more), tag)
-
-
-@pytest.fixture
-def maker(registry: Registry, tmp_path: Path) -> Maker:
-    return Maker(registry, tmp_path)
-
-
-def pulled(place: Place, *arguments: str | Path, **options: Any) -> dict[str, Any]:
-    done = place.maid("pull", "--json", *arguments, **options)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert isinstance(document, dict)
-    return document
-
-
-def refused(place: Place, *arguments: str | Path, status: int = 1, **options: Any) -> str:
-    """What was said when it did not work: one sentence, a hint, and never a traceback."""
-    done = place.maid("pull", *arguments, **options)
-    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
-def terminal(place: Place, columns: int, *arguments: str) -> list[str]:
-    """What maid writes on a terminal that is so wide."""
-    primary, secondary = pty.openpty()
-    process = subprocess.Popen(
-        [MAID, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=secondary,
-        stderr=secondary,
-        env=place.variables | {"COLUMNS": str(columns), "TERM": "xterm"},
-    )
-    os.close(secondary)
-    output = b""
-    with contextlib.suppress(OSError):  # how a terminal ends
-        while piece := os.read(primary, 4096):
-            output += piece
-    os.close(primary)
-    assert process.wait(20) == 0
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode()).splitlines()
 
 
 def wanted_options(wanted: str) -> list[str]:
@@ -229,116 +167,6 @@ def test_an_image_that_is_not_what_its_index_says_is_refused(
         assert pulled(place, *arguments, "--any")["digest"] == image["digest"]
 
 
-def everything(maker: Maker) -> tuple[str, list[Descriptor]]:
-    """An index with attestations, an index in it, and an image that it names no platform of."""
-    images = [maker.image("linux/amd64"), maker.image("linux/arm64"), maker.image("linux/s390x")]
-    nested = maker.layout.index([images[2], maker.layout.attestation(images[2])])
-    unnamed = without(maker.image("linux/riscv64"), "platform")
-    attested = [maker.layout.attestation(each) for each in images[:2]]
-    reference = maker.index(*images[:2], *attested, nested, unnamed, **{"x-unknown": [1, {}]})
-    return reference, [*images, unnamed, nested, *attested]
-
-
-def test_all_of_an_index_stays_what_it_is(place: Place, maker: Maker, tmp_path: Path) -> None:
-    reference, entries = everything(maker)
-    found = pulled(place, reference, "--all", "--to", f"oci:{tmp_path}/out:all")
-    digest = maker.registry.digest(maker.name, "1")
-    assert (found["digest"], found["stored"], found["platform"]) == (digest, digest, None)
-    out = Layout(tmp_path / "out")
-    assert out.tagged("all")["digest"] == digest
-    assert out.path(digest).read_bytes() == maker.registry.manifest(maker.name, "1")
-    for entry in entries:
-        document = out.document(entry)
-        for blob in [document.get("config"), *document.get("layers", [])]:
-            assert blob is None or out.path(blob["digest"]).stat().st_size == blob["size"]
-    # What came from a registry goes back into one as it was.
-    copied = pulled(
-        place,
-        f"oci:{tmp_path}/out:all",
-        "--all",
-        "--to",
-        f"docker://{maker.registry.address}/{maker.name}-copy:2",
-    )
-    assert copied["digest"] == digest == maker.registry.digest(f"{maker.name}-copy", "2")
-
-
-def test_an_archive_of_all_is_read_by_skopeo(place: Place, maker: Maker, tmp_path: Path) -> None:
-    reference, _ = everything(maker)
-    pulled(place, reference, "--all", "--to", f"oci-archive:{tmp_path}/all.tar:x")
-    raw = place.run("skopeo", "inspect", "--raw", f"oci-archive:{tmp_path}/all.tar").stdout
-    assert raw.encode() == maker.registry.manifest(maker.name, "1")
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["all.tar", "made"]
-    flat = maker.index(maker.image("linux/amd64"), maker.image("linux/s390x"), tag="flat")
-    pulled(place, flat, "--all", "--to", f"oci-archive:{tmp_path}/flat.tar")
-    arguments = ["--platform=linux/s390x", "--to", f"oci:{tmp_path}/one"]
-    assert (
-        pulled(place, f"oci-archive:{tmp_path}/flat.tar", *arguments)["platform"] == "linux/s390x"
-    )
-
-
-@pytest.mark.parametrize(
-    ("destination", "inspected"),
-    [
-        ("oci-archive:{}/a.tar:x", ["oci-archive:{}/a.tar"]),
-        ("docker-archive:{}/b.tar:some/app:x", ["docker-archive:{}/b.tar"]),
-        ("dir:{}/c", ["dir:{}/c"]),
-        ("containers-storage:some/app:x", ["containers-storage:some/app:x"]),
-    ],
-)
-def test_other_destinations_get_the_chosen_image(
-    place: Place, busybox: str, tmp_path: Path, destination: str, inspected: list[str]
-) -> None:
-    destination = destination.format(tmp_path)
-    arguments = ["--platform", "linux/arm/v6", "--to", destination]
-    found = pulled(place, busybox, *arguments)
-    assert found["destination"].startswith(destination)
-    assert (found["bytes_fetched"] is None) == (not destination.startswith("oci"))
-    config = place.run(
-        "skopeo",
-        "--override-arch=arm",
-        "--override-variant=v6",
-        "inspect",
-        "--config",
-        *(each.format(tmp_path) for each in inspected),
-    ).stdout
-    assert "PLATFORM=linux/arm/v6" in config
-    assert not list(tmp_path.glob("*partial*"))
-
-
-def test_without_a_destination_podman_has_it(place: Place, busybox: str) -> None:
-    found = pulled(place, busybox, "--platform", "linux/riscv64")
-    assert found["destination"] == f"containers-storage:{busybox}"
-    shown = place.run("podman", "image", "inspect", busybox).stdout
-    (image,) = json.loads(shown)
-    assert (image["Os"], image["Architecture"]) == ("linux", "riscv64")
-    name = busybox.rpartition(":")[0]
-    by_digest = f"{name}@{json_digest(place, busybox)}"
-    found = pulled(place, by_digest, "--platform", "linux/s390x")
-    assert found["destination"] == f"containers-storage:{name}@{found['digest']}"
-
-
-def json_digest(place: Place, reference: str) -> str:
-    done = place.maid("index", "inspect", "--json", reference)
-    digest = json.loads(done.stdout)["digest"]
-    assert isinstance(digest, str)
-    return digest
-
-
-def test_without_podman_a_destination_is_asked_for(
-    place: Place, busybox: str, tmp_path: Path
-) -> None:
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for name in ("skopeo", "setpriv"):
-        (programs / name).symlink_to(f"/usr/bin/{name}")
-    environment = {"PATH": str(programs)}
-    words = refused(place, busybox, status=2, env=environment)
-    assert "neither podman nor buildah" in words
-    assert "--to oci:DIR:TAG, or --unpack DIR" in words
-    words = refused(place, "--platform=linux/386", f"oci:{tmp_path}/none:1", status=1)
-    assert "is no OCI layout" in words
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -361,35 +189,6 @@ def test_what_makes_no_sense_is_said(
     assert not (place.directory / "x").exists()
 
 
-def test_a_second_pull_fetches_what_is_missing_and_nothing_else(
-    place: Place, maker: Maker, faulty: Faulty, tmp_path: Path
-) -> None:
-    shared = maker.layout.gzip_layer(files_tar({"shared": b"1" * 100_000}))
-    old = maker.layout.image("linux/arm64", [shared])
-    new = maker.layout.image(
-        "linux/arm64", [shared, maker.layout.gzip_layer(files_tar({"n": b""}))]
-    )
-    maker.index(old, tag="old")
-    maker.index(new, tag="new")
-    arguments = ["--platform", "linux/arm64", "--to", f"oci:{tmp_path}/out"]
-    name = f"{faulty.address}/{maker.name}"
-    first = pulled(place, f"{name}:old", *arguments)
-    assert first["bytes"] == first["bytes_fetched"]
-    with faulty.having():
-        second = pulled(place, f"{name}:new", *arguments)
-        fetched = [each.rpartition("/")[2] for each in faulty.matching("GET .*/blobs/")]
-    document = maker.layout.document(new)
-    missing = [document["config"], document["layers"][1]]
-    assert second["bytes_fetched"] == sum(each["size"] for each in missing)
-    assert set(fetched) == {each["digest"] for each in missing}
-    out = Layout(tmp_path / "out")
-    assert out.tagged("old")["digest"] == old["digest"]
-    with faulty.having():
-        assert pulled(place, f"{name}:new", *arguments)["bytes_fetched"] == 0
-        layers = [each for each in faulty.matching("GET .*/blobs/") if shared[0]["digest"] in each]
-        assert layers == []
-
-
 def test_ten_thousand_entries(place: Place, maker: Maker, tmp_path: Path) -> None:
     image, wanted = maker.image("linux/amd64"), maker.image("linux/arm64")
     many = [image | {"platform": {"os": "linux", "architecture": f"a{n}"}} for n in range(9_999)]
@@ -410,84 +209,6 @@ def test_ten_thousand_entries(place: Place, maker: Maker, tmp_path: Path) -> Non
     done = place.maid("index", "inspect", "--json", reference)
     assert json.loads(done.stdout)["digest"] == top
     assert len(json.loads(done.stdout)["images"]) == 10_000
-
-
-def test_a_docker_list_becomes_oci_in_a_layout(place: Place, maker: Maker, tmp_path: Path) -> None:
-    image = maker.image("linux/arm64", docker=True)
-    reference = maker.index(maker.image("linux/amd64", docker=True), image, docker=True)
-    found = pulled(place, reference, "--platform=linux/arm64", "--to", f"oci:{tmp_path}/out")
-    assert found["digest"] == image["digest"]
-    assert found["stored"] == Layout(tmp_path / "out").tagged("1")["digest"]
-    document = Layout(tmp_path / "out").document({"digest": found["stored"]})
-    assert (document["mediaType"], document["config"]["mediaType"]) == (MANIFEST, CONFIG)
-    pulled(place, reference, "--all", "--to", f"oci:{tmp_path}/all")
-    entry = Layout(tmp_path / "all").tagged("1")
-    assert entry["mediaType"] == INDEX
-    inner = Layout(tmp_path / "all").document(entry)["manifests"]
-    assert [each["platform"]["architecture"] for each in inner] == ["amd64", "arm64"]
-    again = pulled(
-        place, f"oci:{tmp_path}/all", "--platform=linux/arm64", "--to", f"oci:{tmp_path}/three"
-    )
-    assert again["platform"] == "linux/arm64"
-
-
-def test_a_registry_that_asks_who_it_is(
-    place: Place, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
-) -> None:
-    with registries.serving(tmp_path_factory.mktemp("closed"), password=True) as closed:
-        place.run(
-            "skopeo",
-            "copy",
-            "--quiet",
-            "--all",
-            "--dest-tls-verify=false",
-            f"--dest-creds={registries.USER}:{registries.PASSWORD}",
-            f"oci:{bases.busybox().directory}:{bases.TAG}",
-            f"docker://{closed.address}/closed/busybox:1",
-        )
-        reference = f"{closed.address}/closed/busybox:1"
-        arguments = [reference, "--tls-verify=false", "--platform=linux/arm64"]
-        to = ["--to", f"oci:{tmp_path}/out"]
-        said = refused(place, *arguments, *to)
-        assert f"skopeo login {closed.address}" in said
-        said = refused(place, *arguments, *to, "--creds=ann:wrong")
-        assert f"skopeo login {closed.address}" in said
-        creds = f"--creds={registries.USER}:{registries.PASSWORD}"
-        found = pulled(place, *arguments, *to, creds)
-        words = base64.b64encode(f"{registries.USER}:{registries.PASSWORD}".encode()).decode()
-        authfile = tmp_path / "auth.json"
-        authfile.write_text(json.dumps({"auths": {closed.address: {"auth": words}}}))
-        again = pulled(place, *arguments, "--unpack", tmp_path / "tree", "--authfile", authfile)
-        assert again["digest"] == found["digest"]
-        copy = f"{closed.address}/closed/other:1"
-        options = ["--tls-verify=false", creds, "--json"]
-        done = place.maid("index", "create", "-t", copy, reference, *options)
-        assert done.returncode == 0, done.stderr
-        done = place.maid("index", "remove", copy, "linux/arm64", *options)
-        assert done.returncode == 0, done.stderr
-        done = place.maid("index", "inspect", copy, *options)
-        assert len(json.loads(done.stdout)["images"]) == len(bases.BUSYBOX) - 1
-
-
-def test_many_pull_into_one_layout_at_once(place: Place, busybox: str, tmp_path: Path) -> None:
-    wanted = ["linux/amd64", "linux/arm64", "linux/arm64", "linux/arm/v7", "linux/riscv64"]
-    started = [
-        place.start(
-            *("pull", busybox, "--quiet", "--platform", platform),
-            *("--to", f"oci:{tmp_path}/out:{number}"),
-            stdout=subprocess.PIPE,
-        )
-        for number, platform in enumerate(wanted)
-    ]
-    digests = [process.communicate(timeout=60)[0].decode().strip() for process in started]
-    assert [process.returncode for process in started] == [0] * len(wanted)
-    out = Layout(tmp_path / "out")
-    assert [out.tagged(str(number))["digest"] for number in range(len(wanted))] == digests
-    for digest in digests:
-        document = out.document({"digest": digest})
-        for blob in (document["config"], *document["layers"]):
-            assert registries.file_digest(out.path(blob["digest"])) == blob["digest"]
-    assert sorted(os.listdir(out.directory)) == ["blobs", "index.json", "oci-layout"]
 
 
 @pytest.fixture(scope="module", autouse=True)

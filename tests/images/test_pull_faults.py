@@ -1,9 +1,7 @@
 """`maid pull` when something is wrong: an error with words, a retry where one helps, and nothing
 that looks complete and is not."""
 
-import json
 import os
-import random
 import signal
 import subprocess
 import time
@@ -13,10 +11,20 @@ from typing import Any
 
 import pytest
 from faulty import Fault, Faulty, broken, missing, too_many, unauthorized
-from layouts import INDEX, MANIFEST, Descriptor, Layout, encoded, files_tar, without
+from layouts import INDEX, MANIFEST, Layout, encoded, without
+from making import (
+    Maker,
+    clear,
+    is_whole,
+    large,
+    pulled,
+    refused,
+    staged,
+    tags,
+    through,
+    wait_for,
+)
 from places import Place
-from registry import Registry
-from test_pull import Maker, pulled, refused
 
 from maid.cli.transfers import Silence
 from maid.images.layout import Layout as OwnLayout
@@ -29,55 +37,10 @@ from maid.platforms import only, parse
 PLATFORM = "--platform=linux/arm64"
 
 
-@pytest.fixture
-def maker(registry: Registry, tmp_path: Path) -> Maker:
-    return Maker(registry, tmp_path)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _cleared(place: Place) -> Iterator[None]:
     yield
     assert place.leftovers() == []
-
-
-def large(maker: Maker, layers: int = 1, size: int = 3_000_000) -> Descriptor:
-    """An image with layers that take a while: what they hold cannot be compressed."""
-    made = [
-        maker.layout.layer(files_tar({f"large{n}": random.Random(n).randbytes(size)}))
-        for n in range(layers)
-    ]
-    return maker.layout.image("linux/arm64", made)
-
-
-def through(faulty: Faulty, reference: str) -> str:
-    """The same repository, by way of what misbehaves."""
-    return f"{faulty.address}/{reference.partition('/')[2]}"
-
-
-def is_whole(layout: Layout, descriptor: Descriptor) -> bool:
-    """Whether all that a manifest names is there, with the right bytes."""
-    document = layout.document(descriptor)
-    blobs = [document["config"], *document["layers"]]
-    sizes = [layout.path(each["digest"]).stat().st_size == each["size"] for each in blobs]
-    done = subprocess.run(
-        ["sha256sum", "--quiet", "--check"],
-        input="".join(
-            f"{each['digest'].removeprefix('sha256:')}  {layout.path(each['digest'])}\n"
-            for each in blobs
-        ),
-        text=True,
-        check=False,
-    )
-    return all(sizes) and done.returncode == 0
-
-
-def tags(directory: Path) -> list[str]:
-    """The names in a layout that may not be there."""
-    try:
-        entries = json.loads((directory / "index.json").read_bytes())["manifests"]
-    except FileNotFoundError:
-        return []
-    return [each["annotations"]["org.opencontainers.image.ref.name"] for each in entries]
 
 
 @pytest.mark.parametrize(
@@ -271,14 +234,14 @@ def test_an_interrupted_pull_goes_on_where_it_was(
     layers = maker.layout.document(image)["layers"]
     with faulty.having(Fault(f"GET .*/blobs/{layers[2]['digest']}", pace=10_000)):
         process = place.start("pull", *arguments, stdout=subprocess.DEVNULL)
-        _wait_for(lambda: _growing(tmp_path / "out"))
+        wait_for(lambda: _growing(tmp_path / "out"))
         assert tags(tmp_path / "out") == []
         process.send_signal(signal.SIGKILL if kind == "killed" else signal.SIGINT)
         assert process.wait(20) != 0
-        _wait_for(lambda: not _programs(tmp_path))
+        wait_for(lambda: not _programs(tmp_path))
     assert tags(tmp_path / "out") == []
     if kind == "interrupted":
-        assert _staged(tmp_path / "out") == []
+        assert staged(tmp_path / "out") == []
     with faulty.having():
         found = pulled(place, *arguments)
         fetched = {each.rpartition("/")[2] for each in faulty.matching("GET .*/blobs/")}
@@ -286,8 +249,8 @@ def test_an_interrupted_pull_goes_on_where_it_was(
     assert not fetched & {layers[0]["digest"], layers[1]["digest"]}
     assert found["bytes_fetched"] < found["bytes"] / 2
     assert is_whole(Layout(tmp_path / "out"), image)
-    assert _staged(tmp_path / "out") == []
-    _clear(place)
+    assert staged(tmp_path / "out") == []
+    clear(place)
 
 
 def test_killed_at_any_moment_a_name_is_whole_or_not_there(
@@ -318,8 +281,8 @@ def test_killed_at_any_moment_a_name_is_whole_or_not_there(
     assert True in seen
     pulled(place, *arguments)
     assert is_whole(Layout(out), image)
-    assert _staged(out) == []
-    _clear(place)
+    assert staged(out) == []
+    clear(place)
 
 
 def test_a_blob_that_a_power_failure_cut_short_is_fetched_again(
@@ -389,10 +352,6 @@ def _growing(directory: Path) -> bool:
     )
 
 
-def _staged(directory: Path) -> list[str]:
-    return sorted(each.name for each in directory.glob(".maid-*"))
-
-
 def _programs(directory: Path) -> list[str]:
     """Programs that still run with this directory in their arguments."""
     found = []
@@ -404,16 +363,3 @@ def _programs(directory: Path) -> list[str]:
         if str(directory) in words and str(os.getpid()) != path.parent.name:
             found.append(words)
     return found
-
-
-def _wait_for(condition: Any, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
-def _clear(place: Place) -> None:
-    """What killed programs have left where temporary files go."""
-    for name in place.leftovers():
-        subprocess.run(["rm", "-rf", place.directory / "tmp" / name], check=True)
