@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from memory import Entry, Memory, encoded
 
 from maid.errors import MaidError
 from maid.images import regular
@@ -19,14 +20,17 @@ from maid.images.index import (
     OCI_MANIFEST,
     Descriptor,
     DocumentError,
+    Index,
     Manifest,
     PlatformObject,
     encode,
 )
 from maid.images.layout import Layout
+from maid.images.publish import Part, gathered, into_layout
 from maid.images.references import Reference, parse_reference
+from maid.images.select import MAX_DEPTH
 from maid.images.skopeo import Place, Skopeo
-from maid.images.sources import DirectorySource, LayoutSource
+from maid.images.sources import DirectorySource, Found, LayoutSource
 from maid.images.staging import remove, temporary
 
 
@@ -298,3 +302,57 @@ def test_a_full_place_for_temporary_files_is_told(
     ):
         pass
     assert raised.value.hint == "free some space"
+
+
+# Indexes in indexes ------------------------------------------------------------------------------
+
+
+def part(source: Memory, entry: Entry) -> Part:
+    return Part(source, source.name(entry).descriptor)
+
+
+@pytest.mark.parametrize("copies", [1, 200])
+def test_no_more_indexes_are_copied_than_are_followed(layout: Layout, copies: int) -> None:
+    source = Memory()
+    entry: Entry = source.image("linux/arm64")
+    for _ in range(1500 if copies == 1 else 7):
+        entry = source.index(*[entry] * copies)
+    with pytest.raises(DocumentError, match="nested too deeply, or too many"):
+        gathered([part(source, entry)])
+    top = source.name(entry)
+    parts = [Part(source, each) for each in top.document.manifests]  # type: ignore[union-attr]
+    with pytest.raises(DocumentError, match="nested too deeply, or too many"):
+        into_layout(Skopeo(), parts, top, layout)
+    assert layout.blobs() == set()
+
+
+def test_attestations_that_are_indexes_count_too() -> None:
+    source = Memory()
+    entry: Entry = source.image("linux/arm64")
+    for _ in range(MAX_DEPTH + 2):
+        annotations = {"vnd.docker.reference.type": "attestation-manifest"}
+        entry = {**source.index(entry), "annotations": annotations}
+    with pytest.raises(DocumentError, match="nested too deeply"):
+        gathered([part(source, entry)])
+
+
+def test_what_is_there_several_times_is_copied_once_and_children_come_first() -> None:
+    source = Memory()
+    one, two = source.image("linux/arm64"), source.image("linux/amd64")
+    inner = source.index(one, one, two)
+    outer = source.index(inner, inner, one)
+    found = gathered([part(source, each) for each in (outer, inner, two)])
+    assert list(found.images) == [one["digest"], two["digest"]]
+    assert list(found.indexes) == [inner["digest"], outer["digest"]]
+
+
+def test_an_index_that_contains_itself_is_not_copied() -> None:
+    source = Memory()
+    digest = f"sha256:{'0' * 64}"
+    entry: Entry = {"mediaType": OCI_INDEX, "digest": digest, "size": 1}
+    document = encoded({"schemaVersion": 2, "manifests": [entry]})
+    named = Descriptor(**entry)
+    # A source that lies: what is under the digest is something else.
+    source._known[digest] = Found(named, document, Index(schemaVersion=2, manifests=(named,)))
+    with pytest.raises(DocumentError, match="contains itself"):
+        gathered([Part(source, named)])

@@ -15,6 +15,7 @@ from pathlib import Path
 from maid.errors import MaidError
 from maid.images.build_storage import Storage
 from maid.images.buildah import Image, full_disk, read_images
+from maid.images.children import bound
 from maid.images.containerfile import Needed
 from maid.images.index import (
     Descriptor,
@@ -194,7 +195,7 @@ def platform_options(platform: Platform) -> list[str]:
 def call(command: list[str], environment: Mapping[str, str], about: Path | None = None) -> str:
     """The standard output of a program that works on the user's storage. Raises MaidError."""
     done = subprocess.run(
-        ["setpriv", "--pdeathsig=KILL", "--", *command],
+        bound(command),
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         capture_output=True,

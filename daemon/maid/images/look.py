@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from maid.errors import MaidError
+from maid.images import pool
 from maid.images.index import Descriptor, Index, Manifest
 from maid.images.pull import choose_image
 from maid.images.select import Choice, Contents, Entry, contents
@@ -65,13 +66,13 @@ def look(
         sizes = len(there.images) <= FEW or isinstance(source, LayoutSource)
     single = not isinstance(top.document, Index)
 
-    def known(entry: Entry) -> Image:
+    def known(entry: Entry, go_on: Callable[[], None]) -> Image:
+        go_on()
         if not sizes and not single and entry.platform:
             return Image(entry, entry.platform)
         return _image(source, entry)
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        images = tuple(pool.map(known, there.images))
+    images = tuple(pool.each(known, there.images, _AT_ONCE))
     return Look(top, images, there.stray, there.others, choice)
 
 

@@ -7,21 +7,21 @@ leaves the old tag as it was, and the next attempt finds what was sent.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from maid.errors import MaidError
+from maid.images import pool
 from maid.images.index import (
     ATTESTATION_OF,
     DOCKER_MANIFEST,
     INDEX_TYPES,
     OCI_INDEX,
     Descriptor,
+    DocumentError,
     Index,
     digest_of,
     encode,
@@ -29,8 +29,10 @@ from maid.images.index import (
 )
 from maid.images.layout import Layout
 from maid.images.references import LAYOUT, REGISTRY, Reference
+from maid.images.select import Budget
 from maid.images.skopeo import Place, Skopeo
 from maid.images.sources import Found, LayoutSource, Source
+from maid.images.staging import temporary, writing
 
 _AT_ONCE = 4
 
@@ -85,6 +87,42 @@ def parts_of(source: Source, found: Found) -> list[Part]:
     return [Part(source, found.descriptor)]
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """All that parts consist of, each digest once: what is copied as it is, and nested indexes,
+    those before that are in others."""
+
+    images: dict[str, Part] = field(default_factory=dict)
+    indexes: dict[str, tuple[Part, Index]] = field(default_factory=dict)
+
+
+def gathered(parts: Sequence[Part]) -> Gathered:
+    """What the parts consist of. Raises DocumentError where indexes contain themselves, or are
+    nested too deeply, or too many; and MaidError where one cannot be read."""
+    found = Gathered()
+    _gather(parts, (), Budget(), found)
+    return found
+
+
+def _gather(
+    parts: Sequence[Part], within: tuple[Descriptor, ...], budget: Budget, found: Gathered
+) -> None:
+    for part in parts:
+        descriptor = part.descriptor
+        if descriptor.mediaType not in INDEX_TYPES:
+            found.images.setdefault(descriptor.digest, part)
+            continue
+        budget.spend(part.source, descriptor, within)
+        if descriptor.digest in found.indexes:
+            continue
+        document = part.source.find(descriptor).document
+        if not isinstance(document, Index):
+            raise DocumentError(f"{part.source.reference}, {descriptor.digest}: it is no index")
+        inner = [Part(part.source, each) for each in document.manifests]
+        _gather(inner, (*within, descriptor), budget, found)
+        found.indexes[descriptor.digest] = (part, document)
+
+
 # To a registry ------------------------------------------------------------------------------
 
 
@@ -98,7 +136,7 @@ def _push(
             _put(skopeo, top.data, reference)
     else:
         (part,) = parts
-        _push_image(skopeo, part, repository)
+        _put_image(skopeo, part, repository.at(part.descriptor.digest))
         for reference in destinations:
             _put_image(skopeo, part, reference)
     for reference in destinations:
@@ -107,28 +145,28 @@ def _push(
 
 
 def _push_parts(skopeo: Skopeo, parts: Sequence[Part], repository: Reference) -> None:
-    images = []
-    for part in parts:
-        if part.descriptor.mediaType not in INDEX_TYPES:
-            images.append(part)
-            continue
-        nested = part.source.find(part.descriptor)
-        _push_parts(skopeo, parts_of(part.source, nested), repository)
-        _put(skopeo, nested.data, repository.at(part.descriptor.digest))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for done in [pool.submit(_push_image, skopeo, part, repository) for part in images]:
-            done.result()
+    all_ = gathered(parts)
+
+    def push(part: Part, go_on: Callable[[], None]) -> None:
+        go_on()
+        _put_image(skopeo, part, repository.at(part.descriptor.digest), go_on)
+
+    pool.each(push, all_.images.values(), _AT_ONCE)
+    for digest, (part, _) in all_.indexes.items():
+        _put(skopeo, part.source.find(part.descriptor).data, repository.at(digest))
 
 
-def _push_image(skopeo: Skopeo, part: Part, repository: Reference) -> None:
-    _put_image(skopeo, part, repository.at(part.descriptor.digest))
-
-
-def _put_image(skopeo: Skopeo, part: Part, reference: Reference) -> None:
+def _put_image(
+    skopeo: Skopeo,
+    part: Part,
+    reference: Reference,
+    waiting: Callable[[], None] | None = None,
+) -> None:
     if _is_same(part, reference):
         return
     with part.source.place(part.descriptor) as place:
-        skopeo.copy(place, Place(reference.argument), reference, ["--preserve-digests"])
+        options = ["--preserve-digests"]
+        skopeo.copy(place, Place(reference.argument), reference, options, waiting)
 
 
 def _is_same(part: Part, reference: Reference) -> bool:
@@ -143,10 +181,11 @@ def _is_same(part: Part, reference: Reference) -> bool:
 
 def _put(skopeo: Skopeo, data: bytes, reference: Reference) -> None:
     """Store an index, byte for byte; what it names is there."""
-    with tempfile.TemporaryDirectory(prefix="maid-index-") as temporary:
-        Path(temporary, "manifest.json").write_bytes(data)
+    with temporary() as stage:
+        with writing(stage):
+            (stage / "manifest.json").write_bytes(data)
         options = ["--multi-arch=index-only", "--preserve-digests"]
-        skopeo.copy(Place(f"dir:{temporary}"), Place(reference.argument), reference, options)
+        skopeo.copy(Place(f"dir:{stage}"), Place(reference.argument), reference, options)
 
 
 def _confirm(skopeo: Skopeo, reference: Reference, digest: str) -> None:
@@ -174,19 +213,28 @@ def into_layout(
     if not isinstance(top.document, Index):
         (part,) = parts
         return _receive(skopeo, part, layout, progress)
-    received: dict[str, Descriptor] = {}
-    for part in parts:
-        descriptor = part.descriptor
-        if descriptor.mediaType in INDEX_TYPES:
-            nested = part.source.find(descriptor)
-            inner = parts_of(part.source, nested)
-            received[descriptor.digest] = into_layout(skopeo, inner, nested, layout, progress)
-        else:
-            received[descriptor.digest] = _receive(skopeo, part, layout, progress)
-    if all(old == new.digest for old, new in received.items()):
-        return layout.write(top.data, top.descriptor.mediaType)
-    index = rewritten(top.document, received)
-    return layout.write(encode(index), index.media_type)
+    all_ = gathered(parts)
+    received = {
+        digest: _receive(skopeo, part, layout, progress) for digest, part in all_.images.items()
+    }
+    for digest, (part, index) in all_.indexes.items():
+        found = part.source.find(part.descriptor)
+        received[digest] = _index_there(found.data, found.descriptor, index, received, layout)
+    return _index_there(top.data, top.descriptor, top.document, received, layout)
+
+
+def _index_there(
+    data: bytes,
+    descriptor: Descriptor,
+    index: Index,
+    received: dict[str, Descriptor],
+    layout: Layout,
+) -> Descriptor:
+    """Store an index of what was received, as it is where all of that is."""
+    if all(received[each.digest].digest == each.digest for each in index.manifests):
+        return layout.write(data, descriptor.mediaType)
+    new = rewritten(index, received)
+    return layout.write(encode(new), new.media_type)
 
 
 def _receive(skopeo: Skopeo, part: Part, layout: Layout, progress: Progress | None) -> Descriptor:

@@ -15,7 +15,7 @@ from pathlib import Path
 from maid.errors import PlatformUnavailable, UsageError
 from maid.images.index import Descriptor, DocumentError, Index, Manifest
 from maid.images.layout import Layout, layout_reference
-from maid.images.publish import Part, into_layout, parts_of, publish
+from maid.images.publish import Part, gathered, into_layout, parts_of, publish
 from maid.images.references import LAYOUT, REGISTRY, Reference, parse_reference
 from maid.images.select import Choice, Contents, choose, contents
 from maid.images.skopeo import Place, Skopeo
@@ -258,13 +258,8 @@ def all_of(source: Source, top: Found) -> Contents | None:
 
 def _size(source: Source, parts: Sequence[Part]) -> int:
     blobs: dict[str, int] = {}
-    for part in parts:
-        found = source.find(part.descriptor)
-        if isinstance(found.document, Index):
-            for inner in parts_of(source, found):
-                document = source.find(inner.descriptor).document
-                if isinstance(document, Manifest):
-                    blobs |= blobs_of(document)
-        else:
-            blobs |= blobs_of(found.document)
+    for part in gathered(parts).images.values():
+        document = source.find(part.descriptor).document
+        if isinstance(document, Manifest):
+            blobs |= blobs_of(document)
     return sum(blobs.values())

@@ -82,7 +82,7 @@ def contents(source: Source, index: Index) -> Contents:
     images: list[Entry] = []
     attestations: dict[str, list[Descriptor]] = {}
     others: list[Descriptor] = []
-    for descriptor, within in _walk(source, index, (), _Budget()):
+    for descriptor, within in _walk(source, index, (), Budget()):
         platform = descriptor.platform.platform() if descriptor.platform else None
         if is_attestation(descriptor):
             about = descriptor.annotation(ATTESTATION_OF)
@@ -108,25 +108,31 @@ def contents(source: Source, index: Index) -> Contents:
 
 
 @dataclass
-class _Budget:
+class Budget:
+    """How many indexes may still be read of one document."""
+
     indexes: int = MAX_INDEXES
+
+    def spend(self, source: Source, index: Descriptor, within: tuple[Descriptor, ...]) -> None:
+        """Another one is read, inside of these. Raises DocumentError where that is too much."""
+        self.indexes -= 1
+        if any(each.digest == index.digest for each in within):
+            raise DocumentError(f"{source.reference}: {index.digest} contains itself")
+        if len(within) >= MAX_DEPTH or self.indexes < 0:
+            raise DocumentError(
+                f"{source.reference}: its indexes are nested too deeply, or too many"
+                f" ({MAX_DEPTH} levels and {MAX_INDEXES} indexes are followed)"
+            )
 
 
 def _walk(
-    source: Source, index: Index, within: tuple[Descriptor, ...], budget: _Budget
+    source: Source, index: Index, within: tuple[Descriptor, ...], budget: Budget
 ) -> Iterator[tuple[Descriptor, tuple[Descriptor, ...]]]:
     for descriptor in index.manifests:
         if descriptor.mediaType not in INDEX_TYPES or is_attestation(descriptor):
             yield descriptor, within
             continue
-        budget.indexes -= 1
-        if any(each.digest == descriptor.digest for each in within):
-            raise DocumentError(f"{source.reference}: {descriptor.digest} contains itself")
-        if len(within) >= MAX_DEPTH or budget.indexes < 0:
-            raise DocumentError(
-                f"{source.reference}: its indexes are nested too deeply, or too many"
-                f" ({MAX_DEPTH} levels and {MAX_INDEXES} indexes are followed)"
-            )
+        budget.spend(source, descriptor, within)
         found = source.find(descriptor)
         if isinstance(found.document, Index):
             yield from _walk(source, found.document, (*within, descriptor), budget)

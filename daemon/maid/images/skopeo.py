@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from tempfile import TemporaryFile
 from typing import IO, TypeVar
 
 from maid.errors import MaidError, UsageError
+from maid.images.children import bound, output
 from maid.images.references import LAYOUT, REGISTRY, Reference
 from maid.images.stall import SECONDS, Stall
 
@@ -133,7 +133,7 @@ class Skopeo:
     def _copy_once(
         self, argv: list[str], about: Reference, waiting: Callable[[], None] | None
     ) -> None:
-        with self._started(argv) as (process, output):
+        with self._started(argv) as (process, said):
             stall = Stall(process.pid, self.patience)
             while True:
                 try:
@@ -147,8 +147,8 @@ class Skopeo:
                         f"{about}: nothing has come for {self.patience:.0f} s", "try again later"
                     )
             if process.returncode:
-                output.seek(0)
-                raise explain(output.read().decode(errors="replace"), about)
+                said.seek(0)
+                raise explain(said.read().decode(errors="replace"), about)
 
     def _read(self, arguments: list[str], reference: Reference) -> bytes:
         return _persistently(lambda: self._read_once(arguments, reference))
@@ -173,15 +173,15 @@ class Skopeo:
     @contextmanager
     def _started(self, arguments: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
         """A running skopeo, and its standard error in a file; ended with the block."""
-        with TemporaryFile() as output:
+        with output() as said:
             process = subprocess.Popen(
                 _argv(arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=output,
+                stderr=said,
             )
             try:
-                yield process, output
+                yield process, said
             finally:
                 if process.poll() is None:
                     process.terminate()
@@ -205,8 +205,7 @@ def _argv(arguments: list[str]) -> list[str]:
     program = shutil.which("skopeo")
     if program is None:
         raise MaidError("skopeo is not installed", "apt-get install skopeo")
-    # It dies with us, however we die: a copy that goes on alone could still publish something.
-    return ["setpriv", "--pdeathsig=KILL", "--", program, *arguments]
+    return bound([program, *arguments])
 
 
 # What skopeo's words mean to a user: the first that fits. --------------------------------------

@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from maid.errors import MaidError, PlatformUnavailable
-from maid.images import machines
+from maid.images import children, machines
 from maid.images.index import (
     OCI_INDEX,
     OCI_MANIFEST,
@@ -32,6 +34,7 @@ from maid.images.index import (
 from maid.images.layout import Layout
 from maid.images.references import Reference
 from maid.images.staging import require_free, whole
+from maid.images.stall import SECONDS, Stall
 from maid.platforms import Platform
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -43,7 +46,10 @@ _HINTS: tuple[tuple[str, str], ...] = (
     (r"no space left on device|quota exceeded", "free some space, or name another directory"),
     (r"mknod: operation not permitted", "making device nodes needs the capability CAP_MKNOD"),
     (r"operation not permitted|permission denied", "does the file system allow that? try as root"),
-    (r"diffid|digest|mismatch", "the image is damaged where it comes from"),
+    (
+        r"diffid|digest|mismatch|gzip|flate|unexpected EOF|archive/tar",
+        "what was fetched is what its makers pushed: they can push it again",
+    ),
 )
 
 
@@ -74,7 +80,7 @@ def unpack(
     with whole(directory) as grown:
         stage = grown.parent / "layout"
         _stage(layout, manifest, about, stage)
-        _umoci(stage, grown, f"{about}, {descriptor.digest}")
+        _umoci(grown, f"{about}, {descriptor.digest}")
         shutil.rmtree(stage)
         path, found = machines.stranger(grown, platform, _programs(config))
         if path and not accept_any:
@@ -140,21 +146,52 @@ def _decompressed(path: Path, layer: Descriptor, about: Reference, blobs: Path) 
     if program is None:
         raise MaidError(f"{about}: its layers are zstd's, and zstd is not installed", "install it")
     made = blobs / "growing"
-    with path.open("rb") as packed, made.open("wb") as file:
-        done = subprocess.run(
-            _ending_with_us([program, "-dcq", "--long=31"]),
-            stdin=packed,
-            stdout=file,
-            stderr=subprocess.PIPE,
+    with children.output() as said, path.open("rb") as packed, made.open("wb") as file:
+        # A window of up to 128 MiB, its default: that much memory a layer may ask for.
+        process = subprocess.Popen(
+            children.bound([program, "-dcq"]), stdin=packed, stdout=subprocess.PIPE, stderr=said
         )
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip()
-        raise MaidError(f"{about}, {layer.digest}: zstd: {words or 'it was ended'}")
-    with made.open("rb") as file:
-        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        try:
+            digest = _received(process, file, f"{about}, {layer.digest}")
+            status = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+        said.seek(0)
+        words = said.read().decode(errors="replace").strip()
+    if status:
+        hint = "such a window nobody else takes either" if "memory" in words else ""
+        raise MaidError(f"{about}, {layer.digest}: zstd: {words or 'it was ended'}", hint)
     plain = Descriptor(mediaType=_LAYER, digest=digest, size=made.stat().st_size)
     made.rename(_named(blobs, plain))
     return plain
+
+
+def _received(process: subprocess.Popen[bytes], file: BinaryIO, about: str) -> str:
+    """Write what a program writes, and return its digest; half of what is free on the disk at
+    most, for it is unpacked again. Raises MaidError."""
+    assert process.stdout is not None
+    output, sha256, stall = process.stdout.fileno(), hashlib.sha256(), Stall(process.pid)
+    status = os.fstatvfs(file.fileno())
+    free = status.f_bavail * status.f_frsize
+    size = 0
+    while True:
+        ready, _, _ = select.select([output], [], [], 1.0)
+        if not ready:
+            if stall.has_come():
+                raise MaidError(f"{about}: zstd did nothing for {SECONDS:.0f} s")
+            continue
+        piece = os.read(output, 1 << 20)
+        if not piece:
+            return f"sha256:{sha256.hexdigest()}"
+        size += len(piece)
+        if size > free // 2:
+            raise MaidError(
+                f"{about}: this layer unpacks to more than half of the {free} bytes that are free",
+                "free some space, or name another directory",
+            )
+        sha256.update(piece)
+        file.write(piece)
 
 
 def _named(blobs: Path, descriptor: Descriptor) -> Path:
@@ -162,26 +199,18 @@ def _named(blobs: Path, descriptor: Descriptor) -> Path:
     return blobs / encoded
 
 
-def _umoci(stage: Path, rootfs: Path, about: str) -> None:
+def _umoci(rootfs: Path, about: str) -> None:
+    """Unpack the image of the layout beside it."""
     program = shutil.which("umoci")
     if program is None:
         raise MaidError("umoci is not installed", "apt-get install umoci")
-    command = [program, "raw", "unpack", "--image", f"{stage}:image"]
+    # It looks for a tag behind the first colon, wherever that is: so no name but our own is shown.
+    command = [program, "raw", "unpack", "--image", "layout:image"]
     if os.geteuid() != 0:
         command.append("--rootless")
-    done = subprocess.run(
-        _ending_with_us([*command, str(rootfs)]),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    if done.returncode:
-        raise _explained(done.stdout.decode(errors="replace"), about)
-
-
-def _ending_with_us(command: list[str]) -> list[str]:
-    """A command that is killed when this process ends, however it ends."""
-    return ["setpriv", "--pdeathsig=KILL", "--", *command]
+    said = children.run([*command, rootfs.name], cwd=rootfs.parent)
+    if said is not None:
+        raise _explained(said, about)
 
 
 def _explained(output: str, about: str) -> MaidError:
