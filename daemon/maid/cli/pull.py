@@ -21,7 +21,7 @@ from maid.images import pull as images
 from maid.images.references import Reference, parse_reference
 from maid.images.skopeo import Skopeo
 from maid.images.sources import Source, open_source
-from maid.images.staging import require_free
+from maid.images.staging import require_makeable
 from maid.images.unpack import unpack as unpack_image
 from maid.platforms import Matcher
 
@@ -75,7 +75,10 @@ def pull(
     Without --to and --unpack it goes where podman and buildah keep their images
     (containers-storage), under the name it was asked for by. What --unpack fetches is kept in
     /var/lib/maid/images, a user's in ~/.cache/maid/images (MAID_IMAGES names another directory):
-    30 days since its last use, and 10 GiB of it."""
+    30 days since its last use, and 10 GiB of it.
+
+    On a terminal a bar shows the bytes that are there, where the image goes to an OCI layout, a
+    dir: or --unpack; elsewhere only that it is being copied."""
     if to and unpack is not None:
         raise UsageError("--to and --unpack are two things", "one after the other")
     if everything and (unpack is not None or platform or strict):
@@ -158,18 +161,19 @@ def _unpack(
     directory: Path,
     shown: _Shown,
 ) -> None:
-    require_free(directory)
+    where = directory.absolute()
+    place = Path(os.path.realpath(directory))  # what a symbolic link names is made
+    require_makeable(place)
     choice = images.choose_image(source, matcher, accept_any)
     shown.chosen(choice)
     with cache.opened(cache.cache_directory(os.environ, os.geteuid() == 0)) as layout:
         with watching(_name(choice), shown.nothing) as watcher:
             pulled = images.receive(program, source, choice, layout, watcher)
         cache.used(layout, pulled.descriptor)
-        where = directory.absolute()
         with watching({pulled.descriptor.digest: "unpacking"}, shown.nothing) as watcher:
             watcher.begin(pulled.descriptor, 0)
             unpack_image(
-                layout, pulled.descriptor, source.reference, where, choice.platform, accept_any
+                layout, pulled.descriptor, source.reference, place, choice.platform, accept_any
             )
             watcher.end()
     shown.done(_document(source, choice) | _result(pulled) | {"destination": str(where)})

@@ -7,6 +7,7 @@ it is whole: a tag of a layout, an archive's file, a directory.
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from maid.images.references import LAYOUT, REGISTRY, Reference, parse_reference
 from maid.images.select import Choice, Contents, choose, contents
 from maid.images.skopeo import Place, Skopeo
 from maid.images.sources import Found, Source
-from maid.images.staging import require_free, whole
+from maid.images.staging import require_makeable, whole
 from maid.images.transfer import Account, Watcher, blobs_of
 from maid.platforms import Matcher
 
@@ -142,7 +143,7 @@ def pull(
     if destination.transport == REGISTRY:
         publish(skopeo, [part], choice.found, [destination])
     else:
-        _copy(skopeo, part, destination)
+        _copy(skopeo, part, destination, lambda grown: watcher.at(min(size, _bytes_in(grown))))
     watcher.end()
     return Pulled(destination, part.descriptor, size, None)
 
@@ -190,19 +191,34 @@ def _into_archive(
     return Pulled(destination, pulled.descriptor, pulled.size, pulled.fetched)
 
 
-def _copy(skopeo: Skopeo, part: Part, destination: Reference) -> None:
+def _copy(
+    skopeo: Skopeo, part: Part, destination: Reference, waiting: Callable[[Path], None]
+) -> None:
+    """`waiting` is called with a `dir:` that grows; of other places nobody knows how much of the
+    image is there: they hold it unpacked."""
     about = part.source.reference
     with part.source.place(part.descriptor) as place:
         if destination.transport not in ("docker-archive", "dir"):
             skopeo.copy(place, Place(destination.argument), about)
             return
         path, rest = _split(destination)
-        if destination.transport == "dir":
-            require_free(path)
+        is_directory = destination.transport == "dir"
+        if is_directory:
+            path = Path(os.path.realpath(path))
+            require_makeable(path)
         with whole(path) as grown:
-            skopeo.copy(place, Place(f"{destination.transport}:{grown}{rest}"), about)
-            if destination.transport == "dir":
+            grows = (lambda: waiting(grown)) if is_directory else None
+            target = Place(f"{destination.transport}:{grown}{rest}")
+            skopeo.copy(place, target, about, waiting=grows)
+            if is_directory:
                 _check_sizes(part, grown)
+
+
+def _bytes_in(directory: Path) -> int:
+    try:
+        return sum(each.stat().st_size for each in os.scandir(directory))
+    except OSError:
+        return 0  # it is not there yet, or something in it has its name by now
 
 
 def _check_sizes(part: Part, directory: Path) -> None:

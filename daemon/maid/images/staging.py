@@ -11,6 +11,7 @@ import errno
 import fcntl
 import glob
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -164,6 +165,37 @@ def require_free(directory: Path) -> None:
         raise MaidError(f"{directory} cannot be read: {error.strerror}") from error
     if not empty:
         raise UsageError(f"{directory} is not empty", _OTHER)
+
+
+def require_makeable(directory: Path) -> None:
+    """Raise UsageError or MaidError where `whole` cannot make a directory later: found out before
+    gigabytes are fetched for it."""
+    require_free(directory)
+    if directory.is_dir():
+        if directory.samefile(os.curdir):
+            raise UsageError(
+                f"{directory} is the current directory, which would be another one then",
+                "name a directory in it",
+            )
+        if str(directory.resolve()) in _mount_points():
+            raise UsageError(
+                f"{directory} is a mount point, which cannot be replaced", "name a directory in it"
+            )
+    above = directory.absolute().parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise MaidError(f"{above} cannot be written to", "name another directory")
+
+
+def _mount_points() -> set[str]:
+    with open("/proc/self/mountinfo", "rb") as file:
+        names = [line.split()[4] for line in file]
+    # proc_pid_mountinfo(5): a blank is written as \040, and so on.
+    return {
+        os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), name))
+        for name in names
+    }
 
 
 _OTHER = "name a directory that is empty or not there"
