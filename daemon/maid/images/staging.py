@@ -184,8 +184,8 @@ def require_makeable(directory: Path) -> None:
     above = directory.absolute().parent
     while not above.exists() and above != above.parent:
         above = above.parent
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise MaidError(f"{above} cannot be written to", "name another directory")
+    with writing(above):  # some file systems tell only when it is tried
+        os.rmdir(tempfile.mkdtemp(prefix=".maid-", dir=above))
 
 
 def _mount_points() -> set[str]:
