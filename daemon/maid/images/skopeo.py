@@ -210,7 +210,7 @@ def _argv(arguments: list[str]) -> list[str]:
 
 # What skopeo's words mean to a user: the first that fits. --------------------------------------
 
-_REFUSED = r"unauthorized|authentication required|denied|\b401\b|\b403\b"
+_REFUSED = r"unauthorized|authentication required|(?<!permission )denied|\b401\b|\b403\b"
 _DENIED = re.compile(_REFUSED, re.IGNORECASE)
 
 _HINTS: tuple[tuple[str, str], ...] = (
