@@ -115,7 +115,7 @@ def test_a_layer_that_fills_the_disk_is_given_up_before(
     assert done.returncode == 1, done.stderr
     assert "more than half of the" in done.stderr
     assert "free some space" in done.stderr
-    assert done.stdout == ""
+    assert "tree" not in done.stdout
 
 
 @pytest.mark.parametrize("name", ["a:b", "c++", "layout", "-x", "with blank", "a:b/c:d"])
@@ -123,9 +123,7 @@ def test_any_name_can_be_unpacked_to(place: Place, maker: Maker, tmp_path: Path,
     reference = maker.index(maker.image("linux/arm64", name))
     pulled(place, reference, PLATFORM, "--unpack", tmp_path / name)
     assert (tmp_path / name / "content").read_text() == name
-    assert [
-        each.name for each in (tmp_path / name).parent.iterdir() if "partial" in each.name
-    ] == []
+    assert not list((tmp_path / name).parent.glob("*.partial-*"))
 
 
 def test_a_layout_with_a_colon_in_its_path_is_told(
@@ -159,7 +157,7 @@ def test_what_cannot_be_made_is_told_before_anything_is_fetched(
         )
         assert (done.returncode, "is a mount point" in done.stderr) == (2, True), done.stderr
         said = refused(place, reference, PLATFORM, "--unpack", "/proc/tree")
-        assert "/proc cannot be written to" in said
+        assert "/proc cannot be written" in said
         assert not faulty.matching("GET .*/blobs/")
     (tmp_path / "link").symlink_to(here)
     pulled(place, reference, PLATFORM, "--unpack", tmp_path / "link")
