@@ -24,7 +24,7 @@ from pathlib import Path
 
 from common import MAID, cache, end_tidily, heading, hide_unified, median, row, wait_ready
 
-from maid.emulation.targets import PROBE_STATUS
+from maid.emulation.targets import PROBE_STATUS, TARGETS
 
 CLONE_NEWUSER = 0x10000000
 PLATFORM, TARGET = "linux/arm64", "aarch64"
@@ -246,11 +246,9 @@ class Taken(Fault):
     """Another tool takes the name, with an entry that is broken: a program that is no emulator."""
 
     def make(self, machine: Machine) -> None:
-        lines = (machine.table / ENTRY).read_text().splitlines()
-        shown = dict(line.split(" ", 1) for line in lines if " " in line)
+        target = TARGETS[TARGET]
         magic, mask = (
-            "".join(f"\\x{byte:02x}" for byte in bytes.fromhex(shown[key]))
-            for key in ("magic", "mask")
+            "".join(f"\\x{byte:02x}" for byte in octets) for octets in (target.magic, target.mask)
         )
         write(machine.table / ENTRY, "-1")
         write(machine.table / "register", f":{ENTRY}:M::{magic}:{mask}:/bin/true:F")
