@@ -22,6 +22,8 @@ from making import (
     Maker,
     everything,
     pulled,
+    through,
+    wait_for,
 )
 from places import Place
 from registry import Registry
@@ -179,7 +181,7 @@ def test_what_a_registry_made_of_it_is_read_again(
 
 
 def test_killed_while_publishing_the_tag_is_old_or_new(
-    place: Place, maker: Maker, registry: Registry, tmp_path: Path
+    place: Place, maker: Maker, registry: Registry, faulty: Faulty, tmp_path: Path
 ) -> None:
     old = maker.index(maker.image("linux/amd64"), tag="1")
     before = registry.digest(maker.name, "1")
@@ -190,6 +192,14 @@ def test_killed_while_publishing_the_tag_is_old_or_new(
     run(place, "create", "-t", f"{registry.address}/{maker.name}-try:1", *sources)
     took = time.monotonic() - start
     new = dry["references"][0]["digest"]
+    images = [other.registry.digest(other.name, a) for a in ("arm64", "s390x")]
+    with faulty.having(Fault(f"PUT .*/manifests/{images[1]}", delay=3)):  # and half-way for sure
+        target = through(faulty, old)
+        process = place.start("index", "create", "-t", target, *sources, stdout=-3, stderr=-3)
+        wait_for(lambda: registry.manifest(maker.name, images[0]) is not None)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert registry.digest(maker.name, "1") == before
     for number in range(10):
         process = place.start("index", "create", "-t", old, *sources, stdout=-3, stderr=-3)
         try:
