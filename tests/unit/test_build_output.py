@@ -9,7 +9,7 @@ import pytest
 
 from maid.cli.building import summary
 from maid.images.progress import Progress, State
-from maid.images.results import foreign_files
+from maid.images.results import Look
 from maid.platforms import parse
 
 
@@ -118,5 +118,5 @@ def test_programs_that_a_platform_does_not_execute(platform: str, found: list[st
         io.BytesIO(b"this is no tar file"),
         layer(("lib/z.so.1", 0o644, HEADS["s390x"])),
     ]
-    seen = [f"{path} ({name})" for path, name in foreign_files(layers, parse(platform))]
+    seen = [f"{path} ({name})" for path, name in Look(parse(platform)).foreign_files(layers)]
     assert seen == found

@@ -23,9 +23,9 @@ from maid.cli.registry import (
     access,
 )
 from maid.errors import MaidError
-from maid.images.build import Ended, Outcome
+from maid.images.build import Ended, Outcome, Publishing
 from maid.images.build import build as build_images
-from maid.images.build_request import Plan, Request, plan
+from maid.images.build_request import MAX_CONTAINERFILE, Request, containerfile_text, plan
 from maid.images.references import parse_reference
 
 _Texts = Optional[list[str]]  # noqa: UP045
@@ -166,19 +166,21 @@ def build(
         log_dir=log_dir,
         epoch=os.environ.get("SOURCE_DATE_EPOCH", ""),
     )
-    planned = plan(request, sys.stdin.read() if file == "-" else "")
-    with _ended_by_signals(), watching(sys.stderr, quiet, plain or as_json) as watcher:
-        try:
-            outcome = build_images(planned, socket_path(), watcher)
-        except Ended as ended:
-            status = ended.status
-            outcome = None
-    if outcome is None:
-        print("maid: ended; nothing was published", file=sys.stderr)
-        exit_with(status)
-    _show(planned, outcome, quiet, as_json)
+    given = ""
+    if file == "-":
+        read = sys.stdin.buffer.read(MAX_CONTAINERFILE + 1)
+        given = containerfile_text(read, "the Containerfile on standard input")
+    planned = plan(request, given)
+    publishing = Publishing()
+    try:
+        with _ended_by_signals(), watching(sys.stderr, quiet, plain or as_json) as watcher:
+            outcome = build_images(planned, socket_path(), watcher, publishing)
+    except Ended as ended:
+        print(f"maid: {_end(publishing)}", file=sys.stderr)
+        exit_with(ended.status)
+    _show(outcome, quiet, as_json)
     if outcome.descriptor and iidfile is not None:
-        _write(iidfile, f"{outcome.descriptor.digest}\n")
+        _write(iidfile, f"{_identity(outcome)}\n")
     exit_with(0 if outcome.descriptor else 1)
 
 
@@ -187,24 +189,46 @@ def _hosts(tags: list[str]) -> set[str]:
     return {parse_reference(each).host for each in tags}
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Ctrl-C and what ends a service end the build, and everything of it."""
+    """Ctrl-C and what ends a service end the build, and everything of it: Ended. A second signal
+    ends what that takes, too, and a third one this process as it is."""
+    came = 0
+    is_over = False
 
     def end(number: int, _frame: Any) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
+        nonlocal came
+        if is_over:
+            return  # there is a result, and it is told in a moment
+        came += 1
+        if came > 1:
+            for each in _SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
         raise Ended(128 + number)
 
-    before = {
-        number: signal.signal(number, end)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
+        for number, handler in before.items():
+            if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup(1)
+                signal.signal(number, end)
         yield
     finally:
+        is_over = True
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end(publishing: Publishing) -> str:
+    """What can be said where a signal has ended it."""
+    names = ", ".join(publishing.begun)
+    if publishing.done:
+        return f"ended; it was published before that: {names}"
+    if not publishing.begun:
+        return "ended; nothing was published"
+    return f"ended while it was published: maid index inspect shows what {names} is now"
 
 
 def _write(path: Path, text: str) -> None:
@@ -214,8 +238,10 @@ def _write(path: Path, text: str) -> None:
         raise MaidError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _show(planned: Plan, outcome: Outcome, quiet: bool, as_json: bool) -> None:
+def _show(outcome: Outcome, quiet: bool, as_json: bool) -> None:
     stream = sys.stderr
+    for warning in () if quiet else outcome.warnings:
+        print(f"{render.paint('!', 'warning', stream)} {warning}", file=stream)
     for result in outcome.results:
         if result in outcome.failed:
             show_failure(result.progress, result.hints)
@@ -225,31 +251,34 @@ def _show(planned: Plan, outcome: Outcome, quiet: bool, as_json: bool) -> None:
                 text = f"{result.progress.platform}: {render.plain(warning)}"
                 print(f"{mark} {text}", file=stream)
     if as_json:
-        show_json(document(planned, outcome))
+        show_json(document(outcome))
         return
     if outcome.descriptor is None:
         names = ", ".join(result.progress.platform for result in outcome.failed)
         mark = render.paint("maid:", "problem", stream)
         print(f"{mark} nothing was published: {names} failed", file=stream)
-    elif quiet:
-        print(outcome.descriptor.digest)
+    elif quiet or not outcome.names:
+        print(_identity(outcome))
     else:
-        for name in _names(planned):
+        for name in outcome.names:
             print(f"{name} {outcome.descriptor.digest}")
-        if not _names(planned):
-            print("built, and cached alone: --tag, --push and --output say where to", file=stream)
 
 
-def _names(planned: Plan) -> list[str]:
-    return [str(each) for each in planned.destinations] or list(planned.names)
+def _identity(outcome: Outcome) -> str:
+    """What --quiet and --iidfile give: the digest, or the id of what has no name and is found by
+    that alone."""
+    assert outcome.descriptor is not None
+    return outcome.descriptor.digest if outcome.names else outcome.id or outcome.descriptor.digest
 
 
-def document(planned: Plan, outcome: Outcome) -> dict[str, Any]:
+def document(outcome: Outcome) -> dict[str, Any]:
     """What --json prints (docs/json.md)."""
     descriptor = outcome.descriptor
     return {
         "published": descriptor is not None,
-        "names": _names(planned),
+        "names": list(outcome.names),
+        "id": outcome.id or None,
+        "warnings": list(outcome.warnings),
         "digest": descriptor.digest if descriptor else None,
         "media_type": descriptor.mediaType if descriptor else None,
         "jobs": outcome.jobs,

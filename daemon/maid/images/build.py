@@ -19,12 +19,13 @@ from pathlib import Path
 
 from maid.errors import MaidError
 from maid.images import cache
-from maid.images.build_request import Plan, available_memory, choose_jobs
+from maid.images.build_request import Plan, available_memory, choose_jobs, pull_access
 from maid.images.build_storage import opened
 from maid.images.buildah import (
     Root,
     buildah_version,
     default_root,
+    full_disk,
     need_programs,
 )
 from maid.images.containerfile import images as images_named
@@ -41,7 +42,7 @@ from maid.images.index import (
     read_manifest,
 )
 from maid.images.layout import Layout
-from maid.images.local import LocalImages, local_images, store
+from maid.images.local import LocalImages, Stored, local_images, store
 from maid.images.platform_build import BuildFailed, PlatformBuild
 from maid.images.progress import Progress, State, Watcher
 from maid.images.publish import Part, publish
@@ -54,6 +55,9 @@ from maid.images.transfer import blobs_of
 
 LOGS_KEPT = 20
 """Builds whose logs are kept below the build directory."""
+
+LOG_SECONDS = 86400.0
+"""How long all logs are kept."""
 
 
 @dataclass
@@ -74,14 +78,18 @@ class Result:
 
 @dataclass
 class Outcome:
-    """What came of a build. `descriptor` is what the destinations name now, or would; None where
-    nothing was published."""
+    """What came of a build. `descriptor` is what `names` stand for now; None where nothing was
+    published. `id` is the image's in the user's storage, "" for a list and elsewhere; `warnings`
+    are those that are about no platform of its own."""
 
     results: list[Result]
     jobs: int
     surroundings: Surroundings
     logs: Path
     descriptor: Descriptor | None = None
+    names: tuple[str, ...] = ()
+    id: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def failed(self) -> list[Result]:
@@ -100,9 +108,28 @@ class Ended(Exception):
         self.status = status
 
 
-def build(plan: Plan, socket: str, watcher: Watcher) -> Outcome:
+@dataclass
+class Publishing:
+    """How far publishing has come, for whoever ends it: `begun` are the names that are being given
+    or were, `done` says that all of them stand for the result."""
+
+    begun: tuple[str, ...] = ()
+    done: bool = False
+
+
+def build(plan: Plan, socket: str, watcher: Watcher, publishing: Publishing) -> Outcome:
     """Build and publish. Raises MaidError where it could not begin or not publish; that a platform
     failed is in the outcome, and nothing is published then."""
+    try:
+        return _build(plan, socket, watcher, publishing)
+    except OSError as error:
+        about = f"{error.filename}: " if error.filename else ""
+        words = f"{about}{error.strerror or error}"
+        root = plan.request.root or default_root()
+        raise MaidError(f"the build could not go on: {words}", full_disk(words, root)) from error
+
+
+def _build(plan: Plan, socket: str, watcher: Watcher, publishing: Publishing) -> Outcome:
     request = plan.request
     need_programs()
     surroundings, targets = prepare(socket, list(plan.platforms), request.accelerate)
@@ -118,14 +145,17 @@ def build(plan: Plan, socket: str, watcher: Watcher) -> Outcome:
     with root.work(surroundings) as work, cache.opened(root.path / "layers") as kept:
         layout = Layout.create(work / "layout")
         local = local_images(os.environ)
-        driver = root.driver(surroundings, work)
+        driver, why = root.driver(surroundings, work)
+        outcome.warnings = (why,) if why else ()
         watcher.begin([each.progress for each in results])
         builder = _Builder(
             plan, surroundings, root, work, layout, Layers(kept), local, driver, watcher
         )
         builder.run(results, jobs)
         if all(each.progress.state is State.BUILT for each in results):
-            outcome.descriptor = _publish(plan, layout, results)
+            stored = _publish(plan, layout, results, publishing)
+            outcome.descriptor, outcome.names = stored.descriptor, stored.names
+            outcome.id = stored.id
     return outcome
 
 
@@ -150,7 +180,6 @@ class _Builder:
         self.work = work
         self.layout = layout
         self.layers = layers
-        self.skopeo = Skopeo(plan.request.access)
         self.local = local
         self.driver = driver
         self.watcher = watcher
@@ -210,13 +239,16 @@ class _Builder:
             self.surroundings,
         ) as storage:
             build.use(storage)
-            self.local.provide(needed, target, storage)
+            own = self.local.provide(needed, target, storage, build.go_on)
+            bases = {each.name for each in needed} - own
+            build.access = pull_access(self.plan.request, bases)
             image = build.run(storage)
             self._tell_acceleration(build)
             built = look_at(storage, image)
-            descriptor = export(storage, image, built, self.layers, self.layout, self.skopeo)
-        checked = check(descriptor, built, self.layout, target.platform)
-        result.warnings += checked.warnings
+            skopeo = Skopeo(build.access)
+            exported = export(storage, image, built, self.layers, self.layout, skopeo, build.go_on)
+        checked = check(exported.descriptor, built, self.layout, target.platform)
+        result.warnings += [*exported.warnings, *checked.warnings]
         if build.progress.mismatch:
             result.warnings.append(build.progress.mismatch)
         result.part = Part(
@@ -241,7 +273,7 @@ class _Builder:
         manifest = read_manifest(self.layout.read(descriptor))
         for digest in {descriptor.digest, *blobs_of(manifest)}:
             os.link(self.layout.blob(digest), directory / digest.partition(":")[2])
-        return DirectorySource(Reference("dir", str(directory)), directory, self.skopeo)
+        return DirectorySource(Reference("dir", str(directory)), directory, Skopeo())
 
 
 @contextlib.contextmanager
@@ -269,12 +301,7 @@ def _logs(wanted: Path | None, root: Root) -> Path:
     """The directory for this build's logs; without a wish one of its own, of which the last few
     are kept."""
     if wanted is None:
-        kept = sorted((root.path / "logs").iterdir())
-        for old in kept[: max(0, len(kept) - LOGS_KEPT + 1)]:
-            for file in old.glob("*.log"):
-                file.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                old.rmdir()
+        forget_logs(root.path / "logs")
         wanted = root.path / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
         wanted.mkdir(parents=True, exist_ok=True)
@@ -283,16 +310,38 @@ def _logs(wanted: Path | None, root: Root) -> Path:
     return wanted.absolute()
 
 
-def _publish(plan: Plan, layout: Layout, results: Sequence[Result]) -> Descriptor:
+def forget_logs(directory: Path) -> None:
+    """Remove the logs of old builds, but for the last LOGS_KEPT - 1, those of the last day and
+    those that are being written."""
+    builds = sorted(directory.iterdir())
+    for old in builds[: max(0, len(builds) - LOGS_KEPT + 1)]:
+        with contextlib.suppress(OSError):
+            files = list(old.glob("*.log"))
+            newest = max(each.stat().st_mtime for each in (old, *files))
+            process = old.name.rpartition("-")[2]
+            if time.time() - newest < LOG_SECONDS or os.path.exists(f"/proc/{process}"):
+                continue
+            for file in files:
+                file.unlink(missing_ok=True)
+            old.rmdir()
+
+
+def _publish(
+    plan: Plan, layout: Layout, results: Sequence[Result], publishing: Publishing
+) -> Stored:
     """Have the destinations name the result, all of it."""
     parts = [each.part for each in results if each.part]
     top = _index(plan, results) if plan.makes_index else parts[0].source.find(parts[0].descriptor)
-    if not plan.destinations:
+    publishing.begun = tuple(map(str, plan.destinations)) or plan.names
+    if plan.destinations:
+        skopeo = Skopeo(plan.request.access)
+        descriptor = publish(skopeo, parts, top, list(plan.destinations))
+        stored = Stored(descriptor, publishing.begun, "")
+    else:
         images = [(each.target.platform, each.descriptor) for each in results if each.descriptor]
-        if plan.names:
-            return store(layout, images, plan.names, plan.makes_index, os.environ)
-        return top.descriptor
-    return publish(Skopeo(plan.request.access), parts, top, list(plan.destinations))
+        stored = store(layout, images, plan.names, plan.makes_index, os.environ)
+    publishing.done = True
+    return stored
 
 
 def _index(plan: Plan, results: Sequence[Result]) -> Found:

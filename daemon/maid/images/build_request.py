@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from maid.errors import MaidError, UsageError
+from maid.images import regular
 from maid.images.layout import Layout
 from maid.images.references import REGISTRY, Reference, parse_layout, parse_reference
 from maid.images.skopeo import Access
@@ -28,6 +31,9 @@ NETWORKS = {"": "host", "default": "host", "host": "host", "none": "none"}
 """What --network takes, as buildah is told: docker's words. The default is that of `maid run`."""
 
 FORMATS = ("oci", "docker")
+
+MAX_CONTAINERFILE = 4 << 20
+"""Bytes of a Containerfile: far more than any has."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +170,11 @@ def _containerfile(request: Request, context: Path, stdin: str) -> tuple[Path | 
     for place in places:
         if place.exists():
             try:
-                return Path(os.path.abspath(place)), place.read_text(errors="replace")
+                data = regular.read(place, MAX_CONTAINERFILE)
             except OSError as error:
-                raise UsageError(f"{place} cannot be read: {error.strerror}") from error
+                hint = "--file - reads standard input" if error.errno == errno.EINVAL else ""
+                raise UsageError(f"{place} cannot be read: {error.strerror}", hint) from error
+            return Path(os.path.abspath(place)), containerfile_text(data, str(place))
     if request.file:
         raise UsageError(f"there is no Containerfile {request.file}")
     raise UsageError(
@@ -174,14 +182,20 @@ def _containerfile(request: Request, context: Path, stdin: str) -> tuple[Path | 
     )
 
 
+def containerfile_text(data: bytes, about: str) -> str:
+    """A Containerfile's text, from which the same bytes can be had again: os.fsencode does not care
+    which encoding they are in. Raises UsageError where there is too much of it."""
+    if len(data) > MAX_CONTAINERFILE:
+        raise UsageError(
+            f"{about} has more than {MAX_CONTAINERFILE >> 20} MiB, which is no Containerfile"
+        )
+    return data.decode(errors="surrogateescape")
+
+
 def _destinations(request: Request) -> tuple[Reference, ...]:
     tags = [(text, parse_reference(text)) for text in request.tags]
     if request.push and request.output:
         raise UsageError("--push and --output are two destinations", "give one of them")
-    if request.output:
-        layout = parse_layout(request.output, "--output")
-        _check_layout(layout.directory)
-        return (layout,)
     for text, reference in tags:
         if reference.transport != REGISTRY:
             raise UsageError(
@@ -190,6 +204,13 @@ def _destinations(request: Request) -> tuple[Reference, ...]:
             )
         if reference.digest:
             raise UsageError(f"the tag {text} has a digest, which the result may not have")
+    if request.output:
+        layout = parse_layout(request.output, "--output")
+        _check_layout(layout.directory)
+        if layout.tag or not tags:
+            return (layout,)
+        named = dict.fromkeys(reference.tag or "latest" for _, reference in tags)
+        return tuple(replace(layout, tag=tag) for tag in named)
     if not request.push:
         return ()
     if not tags:
@@ -228,6 +249,28 @@ def _local(tag: str) -> str:
     named = slash and ("." in first or ":" in first or first == "localhost")
     name = reference.name if named else f"localhost/{reference.name}"
     return f"{name}:{reference.tag or 'latest'}"
+
+
+def pull_access(request: Request, bases: Collection[str]) -> Access:
+    """How base images are fetched, whose names are `bases` but for those of this machine.
+
+    With --push, --tls-verify and --cert-dir speak of the tags' registry: they are no word about
+    another one, from which a base may come. Passwords are by registry anyway.
+    """
+    given = request.access
+    if not request.push:
+        return given
+    there = {parse_reference(tag).host for tag in request.tags}
+    if all(_host(each) in there for each in bases):
+        return given
+    return replace(given, cert_dir="", tls_verify=None)
+
+
+def _host(name: str) -> str:
+    try:
+        return parse_reference(name).host
+    except MaidError:
+        return ""  # nothing that options speak of
 
 
 def _annotations(given: tuple[str, ...]) -> dict[str, str]:

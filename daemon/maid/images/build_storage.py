@@ -13,12 +13,11 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from maid.errors import MaidError
 from maid.images.buildah import (
-    SECONDS,
     Image,
     Process,
     Root,
@@ -120,7 +119,7 @@ class Storage:
                 start_new_session=True,
             )
         try:
-            output, errors = process.communicate(timeout=SECONDS)
+            output, errors = process.communicate()  # `end` ends it
         finally:
             process.kill()
             process.wait()
@@ -193,41 +192,73 @@ class Storage:
             self.run(*self.buildah, "rm", "--all")
 
 
+EPOCHS = 2
+"""Storages for a fixed time that are kept for each platform, besides those in use."""
+
+
 @contextmanager
 def opened(
     root: Root, slug: str, epoch: str, work: Path, driver: str, surroundings: Surroundings
 ) -> Iterator[Storage]:
     """The storage of a platform, mended first where a build that was killed has left it broken.
 
-    What was built for a fixed time (SOURCE_DATE_EPOCH) has a storage of its own, for one time:
-    buildah takes a cached layer whatever time its files have.
+    What was built for a fixed time (SOURCE_DATE_EPOCH) has a storage of its own, one for each time:
+    buildah takes a cached layer whatever time its files have. Raises MaidError, OSError.
     """
-    directory = root.path / "storage" / (f"{slug}-epoch" if epoch else slug)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    directory = root.path / "storage" / (f"{slug}-epoch-{epoch}" if epoch else slug)
     # Who is killed leaves this file: what is not there any more was closed.
     mark = directory / f"using-{os.getpid()}"
     with ExitStack() as stack:
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, lock)
-        is_alone = _lock(lock, epoch)
-        storage = Storage(directory / "graph", work, driver, surroundings)
-        if is_alone:
-            if _epoch(lock) != epoch:
-                remove_tree(directory / "graph", surroundings)
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, epoch.encode(), 0)
-            marks = list(directory.glob("using-*"))
-            if marks:
-                storage.mend()
-            for each in marks:
-                each.unlink(missing_ok=True)
-            fcntl.flock(lock, fcntl.LOCK_SH)
+        with _guarded(root, fcntl.LOCK_SH):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, lock)
+            is_alone = _is_alone(lock)
+            storage = Storage(directory / "graph", work, driver, surroundings)
+            if is_alone:
+                marks = list(directory.glob("using-*"))
+                if marks:
+                    storage.mend()
+                for each in marks:
+                    each.unlink(missing_ok=True)
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            os.utime(directory / "lock")
+        if epoch:
+            forget_epochs(root, slug, surroundings)
         mark.touch()
         try:
             yield storage
         finally:
             if not storage.was_ended or _mended(storage, lock):
                 mark.unlink(missing_ok=True)
+
+
+def forget_epochs(root: Root, slug: str, surroundings: Surroundings) -> None:
+    """Remove the storages of a platform for fixed times, but for those that are in use and the last
+    EPOCHS that were. While another build opens one, that is left to the next."""
+    with suppress(BlockingIOError), _guarded(root, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        files = list((root.path / "storage").glob(f"{slug}-epoch-*/lock"))
+        files.sort(key=lambda each: each.stat().st_mtime, reverse=True)
+        for file in files[EPOCHS:]:
+            lock = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                with suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove_tree(file.parent, surroundings)
+            finally:
+                os.close(lock)
+
+
+@contextmanager
+def _guarded(root: Root, kind: int) -> Iterator[None]:
+    """The lock that is held in common by who opens a storage, whose own lock is given up for a
+    moment where it is converted (flock(2)), and alone by who removes some."""
+    file = os.open(root.path / "storage", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, kind)
+        yield
+    finally:
+        os.close(file)
 
 
 def _mended(storage: Storage, lock: int) -> bool:
@@ -240,22 +271,14 @@ def _mended(storage: Storage, lock: int) -> bool:
     return True
 
 
-def _lock(lock: int, epoch: str) -> bool:
-    """Lock a storage, and say whether that is for this process alone: as the first one, or because
-    what is there is for another time."""
+def _is_alone(lock: int) -> bool:
+    """Whether nobody else uses the storage: then it is locked for this process alone."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
         fcntl.flock(lock, fcntl.LOCK_SH)
-    if _epoch(lock) == epoch:
         return False
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return True
-
-
-def _epoch(lock: int) -> str:
-    return os.pread(lock, 64, 0).decode()
 
 
 def _limit(kind: int) -> str:

@@ -3,6 +3,7 @@
 Each platform has a storage of its own below maid's build directory:
 
     ROOT/storage/linux-arm64/graph      layers and images: what is cached stays
+    ROOT/storage/linux-arm64-epoch-0/   the same for SOURCE_DATE_EPOCH=0
     ROOT/storage/linux-arm64/lock       held while a build uses it
     ROOT/work/XXXX/                     one `maid build`: gone when it ends, however it does
     ROOT/logs/TIME-PID/linux-arm64.log
@@ -22,7 +23,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,10 +30,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from maid.errors import MaidError
+from maid.images.staging import staging, whole
 from maid.images.surroundings import Surroundings
 
-SECONDS = 600.0
-"""For calls that read or copy what is on this disk."""
+_SHORT_SECONDS = 60.0
+"""For calls that read and write next to nothing."""
+
+_NO_PART_OF_A_REFERENCE = frozenset("+:@[],")
+"""What separates the parts of `[DRIVER@GRAPH+RUN:OPTION,OPTION]@IMAGE`."""
 
 _OVERLAY_TRIAL = (
     'cd "$1" && mkdir lower upper work merged && exec mount -t overlay'
@@ -60,24 +64,29 @@ def need_programs() -> None:
 
 @dataclass(frozen=True)
 class Image:
-    """An image of a storage: its id (64 hexadecimal digits), the digest of its manifest, and the
-    names that it has."""
+    """An image of a storage: its id (64 hexadecimal digits), the digest of its manifest, the names
+    that it has, and when it was made, in seconds since 1970."""
 
     id: str
     digest: str
     names: tuple[str, ...]
+    created: int = 0
 
 
 def read_images(text: str) -> list[Image]:
-    """What `buildah images --json` printed."""
-    return [
-        Image(
-            each["id"].removeprefix("sha256:"),
-            each.get("digest") or "",
-            tuple(each.get("names") or ()),
-        )
-        for each in json.loads(text or "null") or []
-    ]
+    """What `buildah images --json` printed. Raises MaidError for anything else."""
+    try:
+        return [
+            Image(
+                each["id"].removeprefix("sha256:"),
+                each.get("digest") or "",
+                tuple(each.get("names") or ()),
+                int(each.get("created") or 0),
+            )
+            for each in json.loads(text or "null") or []
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MaidError(f"buildah does not say which images there are: {text[:200]!r}") from error
 
 
 class Root:
@@ -88,6 +97,13 @@ class Root:
 
     def create(self) -> Root:
         """Make it, for its owner alone. Raises MaidError."""
+        odd = sorted(set(str(self.path)) & _NO_PART_OF_A_REFERENCE)
+        if odd:
+            raise MaidError(
+                f"maid's build directory {self.path} has {' '.join(odd)} in its path, which the"
+                " names of images in it cannot have (containers-transports(5))",
+                "--root DIR or MAID_BUILD_ROOT names another one",
+            )
         try:
             for name in ("storage", "work", "logs"):
                 os.makedirs(self.path / name, mode=0o700, exist_ok=True)
@@ -104,47 +120,65 @@ class Root:
     def work(self, surroundings: Surroundings) -> Iterator[Path]:
         """A directory for one `maid build`, gone afterwards; those that were left by killed ones go
         as well."""
-        for left in (self.path / "work").iterdir():
-            with _held(left, wait=False) as is_held:
+        work = self.path / "work"
+        for left in work.iterdir():
+            with _held(left) as is_held:
                 if is_held:
                     remove_tree(left, surroundings)
-        made = Path(tempfile.mkdtemp(dir=self.path / "work"))
-        with _held(made, wait=True):
+        with staging(work, "build-") as made:
             try:
                 yield made
             finally:
                 remove_tree(made, surroundings)
 
-    def driver(self, surroundings: Surroundings, work: Path) -> str:
-        """The storage driver: overlay where it can be mounted in a room here, else vfs."""
+    def driver(self, surroundings: Surroundings, work: Path) -> tuple[str, str]:
+        """The storage driver: overlay where it can be mounted in a room here, else vfs; and why it
+        is that, or "". Only what worked is remembered. Raises MaidError."""
         known = self.path / "driver"
-        with contextlib.suppress(OSError):
-            return known.read_text().strip()
-        trial = Path(tempfile.mkdtemp(dir=work))
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if known.read_text().strip() == "overlay":
+                return "overlay", ""
+        trial = work / "trial"
+        trial.mkdir(exist_ok=True)
         command = ["sh", "-c", _OVERLAY_TRIAL, "sh", str(trial)]
-        done = subprocess.run(
-            surroundings.argv(command), stdin=subprocess.DEVNULL, capture_output=True, timeout=60
-        )
-        driver = "overlay" if done.returncode == 0 else "vfs"
-        known.write_text(f"{driver}\n")
-        return driver
+        done = _run(surroundings.argv(command))
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
+            return "vfs", f"every layer is copied whole, overlay cannot be used here: {said[-200:]}"
+        with whole(known) as grown:
+            grown.write_text("overlay\n")
+        return "overlay", ""
 
 
 @contextmanager
-def _held(directory: Path, wait: bool) -> Iterator[bool]:
-    """A directory locked for this process; yields whether it is."""
+def _held(directory: Path) -> Iterator[bool]:
+    """A directory that nobody uses, locked; yields whether it is that."""
     try:
         file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         yield False
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
         yield True
-    except BlockingIOError:
-        yield False
     finally:
         os.close(file)
+
+
+def _run(argv: list[str]) -> subprocess.CompletedProcess[bytes]:
+    """A short call. Raises MaidError where it cannot be started, or does not end."""
+    try:
+        return subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SHORT_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MaidError(f"{argv[0]} has not ended in {_SHORT_SECONDS:.0f} s") from error
+    except OSError as error:
+        raise MaidError(f"{argv[0]} cannot be started: {error.strerror}") from error
 
 
 def remove_tree(directory: Path, surroundings: Surroundings) -> None:
@@ -152,7 +186,8 @@ def remove_tree(directory: Path, surroundings: Surroundings) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     if directory.exists():
         command = surroundings.argv(["rm", "-rf", "--one-file-system", str(directory)])
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
+        with contextlib.suppress(OSError):  # what stays is removed the next time
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
 
 
 class Process:
@@ -197,13 +232,11 @@ def full_disk(said: str, directory: Path) -> str:
 
 def buildah_version(surroundings: Surroundings) -> tuple[int, int]:
     """Major and minor version of buildah. Raises MaidError."""
-    done = subprocess.run(
-        ["buildah", "version", "--json"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
-    )
+    done = _run(["buildah", "version", "--json"])
     try:
         found: dict[str, Any] = json.loads(done.stdout)
         major, minor, *_ = found["version"].split(".")
         return int(major), int(minor)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = (done.stdout + done.stderr).decode(errors="replace").strip()
         raise MaidError(f"buildah does not say which version it is: {said[-200:]}") from error

@@ -13,7 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 _DIRECTIVE = re.compile(r"#\s*(\w+)\s*=\s*(\S+)\s*$")
-_HEREDOC = re.compile(r"<<(-?)([\"']?)(\w+)\2")
+# BuildKit's (frontend/dockerfile/parser, reHeredoc), for a whole word of the shell's: "<<<" and
+# "$((1<<20))" begin nothing.
+_HEREDOC = re.compile(r"\d*<<(-?)([^<]+)")
+_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""")
+_QUOTING = re.compile(r"""["'\\]""")
 _FROM = re.compile(r"^(\s*FROM)\b", re.IGNORECASE)
 _FLAG = re.compile(r"--(\w[\w-]*)(?:=(\S*))?$")
 _VARIABLE = re.compile(r"\\(.)|\$(?:(\w+)|\{(\w+)(?:(:?[-+])([^}]*))?\})")
@@ -46,7 +50,7 @@ class Needed:
 
 def instructions(text: str) -> Iterator[Instruction]:
     """The instructions of a file: continued lines joined, comments and here-documents left out."""
-    escape, lines = "\\", iter(enumerate(text.splitlines()))
+    escape, lines = "\\", iter(enumerate(text.split("\n")))
     in_directives = True
     pending, first = "", -1
     for number, line in lines:
@@ -66,13 +70,20 @@ def instructions(text: str) -> Iterator[Instruction]:
         whole, pending = pending + stripped, ""
         found = _instruction(whole, first)
         if found.name in ("RUN", "COPY", "ADD"):
-            for dash, _, word in _HEREDOC.findall(whole):
+            for dash, word in heredocs(whole):
                 for _, inner in lines:
+                    inner = inner.removesuffix("\r")
                     if (inner.strip("\t") if dash else inner) == word:
                         break
         yield found
     if pending.strip():
         yield _instruction(pending, first)
+
+
+def heredocs(line: str) -> list[tuple[str, str]]:
+    """What begins a here-document in a line: "-" or "" for each, and the word that ends it."""
+    words = map(_HEREDOC.fullmatch, _WORD.findall(line))
+    return [(each[1], _QUOTING.sub("", each[2])) for each in words if each]
 
 
 def _instruction(line: str, number: int) -> Instruction:
@@ -131,11 +142,11 @@ def with_platforms(text: str, platform: str) -> str:
     stages = [each for each in instructions(text) if each.name == "FROM"]
     if not any(each.flag("platform") for each in stages):
         return text
-    lines = text.splitlines(keepends=True)
+    lines = text.split("\n")
     for each in stages:
         if not each.flag("platform"):
             lines[each.line] = _FROM.sub(rf"\1 --platform={platform}", lines[each.line], count=1)
-    return "".join(lines)
+    return "\n".join(lines)
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:

@@ -6,17 +6,20 @@ storages, by the digest of the layer (its diff id), and a base's is fetched from
 from: then a layer that is known is neither compressed nor sent again, and who has pulled the base
 does not pull it a second time.
 
+A base's layer is never taken for the registry's when it was compressed here: its digest would be
+another one. It is known by the digest that the base's manifest has for it, and where the registry
+does not answer, what stands in for it is used once, with a warning.
+
     ROOT/layers/            a layout in which nothing is named: the compressed layers (cache.py)
-    ROOT/layers/diff/HEX    which of them a diff id is, as JSON
+    ROOT/layers/diff/HEX    which of them a diff id is that was compressed here, as JSON
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from maid.images.index import (
     Descriptor,
     ImageConfig,
     Manifest,
+    check_digest,
     digest_of,
     encode,
     read_config,
@@ -37,6 +41,7 @@ from maid.images.index import (
     read_manifest,
 )
 from maid.images.layout import Layout
+from maid.images.programs import go_on
 from maid.images.references import Reference, parse_reference
 from maid.images.skopeo import Place, Skopeo
 from maid.platforms import Platform
@@ -73,37 +78,48 @@ class Layers:
         except (OSError, msgspec.DecodeError, MaidError):
             return None
 
-    def take(self, diff_id: str, layer: Descriptor, file: Path) -> Known:
+    def take(self, layer: Descriptor, file: Path) -> Known:
         """Keep the compressed form `layer` of a layer, which `file` is."""
         known = Known(layer.digest, layer.size)
         os.chmod(file, 0o644)
         os.rename(file, self.layout.blob(known.digest))
-        self._note(diff_id, known)
         return known
 
-    def fetch(self, skopeo: Skopeo, base: Base) -> None:
-        """Keep the layers of a base as the registry has them, which it was pulled from."""
-        missing = [each for each in base.diff_ids if self.find(each) is None]
-        if base.origin is None or not missing:
-            return
-        layers = base.manifest.layers
-        if len(layers) != len(base.diff_ids) or any(
-            x.mediaType not in (_LAYER, _DOCKER_LAYER) for x in layers
-        ):
-            return
-        self.layout.receive(skopeo, Place(base.origin.argument), base.origin, False)
-        for diff_id, layer in zip(base.diff_ids, layers, strict=True):
-            if self.layout.blob(layer.digest).exists():
-                self._note(diff_id, Known(layer.digest, layer.size))
-
-    def _record(self, diff_id: str) -> Path:
-        return self._records / diff_id.replace(":", "-")
-
-    def _note(self, diff_id: str, known: Known) -> None:
+    def note(self, diff_id: str, known: Known) -> None:
+        """Have `find` find what was taken."""
         file, name = tempfile.mkstemp(prefix=".", dir=self._records)
         with os.fdopen(file, "wb") as record:
             record.write(msgspec.json.encode(known))
         os.rename(name, self._record(diff_id))
+
+    def fetch(
+        self, skopeo: Skopeo, base: Base, waiting: Callable[[Path], None] | None = None
+    ) -> dict[str, Known]:
+        """The layers of a base as the registry has them, which it was pulled from, by diff id; none
+        for a base of this machine, or whose layers are not compressed with gzip. What is not here
+        yet is fetched. Raises MaidError where it cannot be."""
+        layers = base.manifest.layers
+        if base.origin is None or len(layers) != len(base.diff_ids):
+            return {}
+        if any(each.mediaType not in (_LAYER, _DOCKER_LAYER) for each in layers):
+            return {}
+        if not all(map(self._has, layers)):
+            self.layout.receive(skopeo, Place(base.origin.argument), base.origin, False, waiting)
+        if not all(map(self._has, layers)):
+            raise MaidError(f"{base.origin} does not give the layers that its manifest names")
+        known = [Known(each.digest, each.size) for each in layers]
+        return dict(zip(base.diff_ids, known, strict=True))
+
+    def _has(self, layer: Descriptor) -> bool:
+        try:
+            blob = self.layout.blob(layer.digest)
+            os.utime(blob)  # used just now
+            return blob.stat().st_size == layer.size
+        except OSError:
+            return False
+
+    def _record(self, diff_id: str) -> Path:
+        return self._records / "-".join(check_digest(diff_id))
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,11 @@ class Built:
     def diff_ids(self) -> tuple[str, ...]:
         """The digests of its layers, lowest first."""
         return self.config.rootfs.diff_ids if self.config.rootfs else ()
+
+    @property
+    def base_name(self) -> str:
+        """What buildah says that the image begins with, "" for nothing."""
+        return (self.manifest.annotations or {}).get(_BASE_NAME, "")
 
 
 def look_at(storage: Storage, image: str) -> Built:
@@ -158,7 +179,8 @@ def _base(storage: Storage, built: Built, there: Sequence[Image]) -> Base | None
         config = read_config(config_data)
         below = config.rootfs.diff_ids if config.rootfs else ()
         longest = len(found.diff_ids) if found else 0
-        if built.diff_ids[: len(below)] == below and len(below) > longest:
+        is_it = bool(digest) and image.digest == digest
+        if built.diff_ids[: len(below)] == below and (is_it or len(below) > longest):
             name = annotations.get(_BASE_NAME, "") or next(iter(image.names), "")
             origin = _origin(name, digest_of(manifest_data))
             found = Base(read_manifest(manifest_data), below, config.platform(), origin)
@@ -176,15 +198,40 @@ def _origin(name: str, digest: str) -> Reference | None:
     return reference.at(digest)
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A built image in a layout: its manifest, and what there is to say about it."""
+
+    descriptor: Descriptor
+    warnings: tuple[str, ...]
+
+
 def export(
-    storage: Storage, image: str, built: Built, layers: Layers, layout: Layout, skopeo: Skopeo
-) -> Descriptor:
-    """Put a built image into `layout`, with layers that are compressed. Raises MaidError."""
+    storage: Storage,
+    image: str,
+    built: Built,
+    layers: Layers,
+    layout: Layout,
+    skopeo: Skopeo,
+    waiting: Callable[[], None] = go_on,
+) -> Exported:
+    """Put a built image into `layout`, with layers that are compressed. `waiting` is called now and
+    then; what it raises ends this. Raises MaidError."""
+    warnings = []
+    below: dict[str, Known] = {}
+    passing: tuple[str, ...] = ()
     try:
         if built.base is not None:
-            with contextlib.suppress(MaidError):
-                layers.fetch(skopeo, built.base)
-        known = _compressed(storage, image, built.diff_ids, layers)
+            try:
+                below = layers.fetch(skopeo, built.base, lambda _: waiting())
+            except MaidError as error:
+                waiting()
+                passing = built.base.diff_ids
+                warnings.append(
+                    f"the layers of {built.base.origin} were compressed here, so the digests are"
+                    f" not those of a build for which its registry answers: {error.message}"
+                )
+        known = _compressed(storage, image, built.diff_ids, layers, below, passing)
         for each in known:
             _link(layers.layout.blob(each.digest), layout.blob(each.digest))
     except OSError as error:
@@ -196,37 +243,53 @@ def export(
     )
     layout.write(built.config_data, built.manifest.config.mediaType)
     manifest = msgspec.structs.replace(built.manifest, layers=descriptors)
-    return layout.write(encode(manifest), built.manifest.media_type)
+    return Exported(layout.write(encode(manifest), built.manifest.media_type), tuple(warnings))
 
 
 def _compressed(
-    storage: Storage, image: str, diff_ids: Sequence[str], layers: Layers
+    storage: Storage,
+    image: str,
+    diff_ids: Sequence[str],
+    layers: Layers,
+    below: Mapping[str, Known],
+    passing: Collection[str],
 ) -> list[Known]:
-    """The compressed form of each layer; what is not kept yet is read from the storage.
+    """The compressed form of each layer: those `below` are the base's; what is not kept yet is read
+    from the storage, and remembered but for what is `passing`.
 
     skopeo passes over a layer whose blob the destination has already, and looks at its name alone
     (containers/image, oci/layout/oci_dest.go, TryReusingBlob): so it is shown empty files.
     """
-    known = {each: layers.find(each) for each in diff_ids}
-    if None not in known.values():
-        return [each for each in map(known.get, diff_ids) if each is not None]
+    known: dict[str, Known] = {}
+    for diff_id in diff_ids:
+        found = below.get(diff_id) or (None if diff_id in passing else layers.find(diff_id))
+        if found is not None:
+            known[diff_id] = found
+    if all(each in known for each in diff_ids):
+        return [known[each] for each in diff_ids]
     scratch = storage.work / "export"
     blobs = scratch / "blobs/sha256"
     blobs.mkdir(parents=True)
-    for diff_id, found in known.items():
-        if found is not None:
-            (blobs / diff_id.partition(":")[2]).touch()
+    for diff_id in known:
+        (blobs / check_digest(diff_id)[1]).touch()
     shared = f"--dest-shared-blob-dir={blobs.parent}"
     copy = ["skopeo", "copy", "--quiet", shared, storage.reference(image)]
     storage.run(*copy, f"oci:{scratch}/image:image")
-    (entry,) = read_index((scratch / "image/index.json").read_bytes()).manifests
-    manifest = read_manifest((blobs / entry.digest.partition(":")[2]).read_bytes())
-    for diff_id, layer in zip(diff_ids, manifest.layers, strict=True):
-        if known[diff_id] is None:
-            file = blobs / layer.digest.partition(":")[2]
-            known[diff_id] = layers.take(diff_id, layer, file)
+    entries = read_index((scratch / "image/index.json").read_bytes()).manifests
+    manifests = [read_manifest((blobs / _encoded(each)).read_bytes()) for each in entries]
+    if len(manifests) != 1 or len(manifests[0].layers) != len(diff_ids):
+        raise MaidError(f"skopeo has not copied the image {image} as it is in {storage.graph}")
+    for diff_id, layer in zip(diff_ids, manifests[0].layers, strict=True):
+        if diff_id not in known:
+            known[diff_id] = layers.take(layer, blobs / _encoded(layer))
+            if diff_id not in passing:
+                layers.note(diff_id, known[diff_id])
     shutil.rmtree(scratch, ignore_errors=True)
-    return [each for each in map(known.get, diff_ids) if each is not None]
+    return [known[each] for each in diff_ids]
+
+
+def _encoded(descriptor: Descriptor) -> str:
+    return check_digest(descriptor.digest)[1]
 
 
 def _link(source: Path, target: Path) -> None:

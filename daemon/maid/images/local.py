@@ -5,17 +5,17 @@ It is used from outside of the room, as podman and buildah of that user use it.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maid.errors import MaidError
+from maid.images import programs
 from maid.images.build_storage import Storage
 from maid.images.buildah import Image, full_disk, read_images
-from maid.images.children import bound
 from maid.images.containerfile import Needed
 from maid.images.index import (
     Descriptor,
@@ -30,7 +30,8 @@ from maid.images.layout import Layout
 from maid.images.surroundings import Target
 from maid.platforms import Platform, only, parse
 
-_SECONDS = 600.0
+_OWN = "localhost/"
+"""Names that no registry knows: they are made here."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +41,57 @@ class LocalImages:
     images: tuple[Image, ...]
     environment: Mapping[str, str]
 
-    def provide(self, needed: Sequence[Needed], target: Target, storage: Storage) -> None:
+    def provide(
+        self,
+        needed: Sequence[Needed],
+        target: Target,
+        storage: Storage,
+        waiting: Callable[[], None] = programs.go_on,
+    ) -> set[str]:
         """Have the images that a build needs, and that are here, in its storage; what is there
-        already is not copied again. Raises MaidError."""
+        already is not copied again. Returns the names, as they are needed, that only this machine
+        has: those of `localhost/`.
+
+        What has a registry's name is handed over where the storage has nothing under it, or
+        something older: then buildah asks the registry, and takes what is here where there is no
+        answer, as its own `--pull=newer` does. `waiting` is called now and then; what it raises
+        ends this. Raises MaidError.
+        """
         wanted: dict[str, dict[str, Platform]] = {}
+        own = set()
+        by_id = {each.id: each for each in self.images}
         for each in needed:
             platform = parse(each.platform) if each.platform else parse(target.spelled)
-            for image in self._find(each.name):
+            for image, name in self._find(each.name):
+                waiting()
                 chosen = self._choose(image, platform)
                 if chosen:
-                    wanted.setdefault(self._name(image, each.name), {})[chosen] = platform
+                    wanted.setdefault(name, {})[chosen] = platform
+                    if name.startswith(_OWN):
+                        own.add(each.name)
                     break
         if not wanted:
-            return
+            return own
         there = storage.images()
         for name, images in wanted.items():
-            self._provide_one(name, images, storage, there)
+            has = [each for each in there if name in each.names]
+            newest = max((by_id[each].created for each in images), default=0)
+            if name.startswith(_OWN) or all(each.created < newest for each in has):
+                self._provide_one(name, images, storage, there, waiting)
+        return own
 
     def _provide_one(
-        self, name: str, images: Mapping[str, Platform], storage: Storage, there: Sequence[Image]
+        self,
+        name: str,
+        images: Mapping[str, Platform],
+        storage: Storage,
+        there: Sequence[Image],
+        waiting: Callable[[], None],
     ) -> None:
         known = {each.id for each in there}
         for image in images:
             if image not in known:
-                self._copy(image, storage)
+                self._copy(image, storage, waiting)
         if len(images) == 1:
             (image,) = images
             if not any(each.id == image and name in each.names for each in there):
@@ -78,15 +106,16 @@ class LocalImages:
         storage.run(*storage.buildah, "tag", listed, name)
         storage.run(*storage.buildah, "manifest", "rm", listed)
 
-    def _copy(self, image: str, storage: Storage) -> None:
+    def _copy(self, image: str, storage: Storage, waiting: Callable[[], None]) -> None:
         """Copy an image, by way of a directory: each side reads and writes its own storage."""
         with tempfile.TemporaryDirectory(dir=storage.work) as between:
             copy = ["skopeo", "copy", "--quiet", f"containers-storage:@{image}", f"dir:{between}"]
-            call(copy, self.environment, storage.work)
+            call(copy, self.environment, storage.work, waiting)
             storage.run("skopeo", "copy", "--quiet", f"dir:{between}", storage.reference(image))
 
-    def _find(self, name: str) -> list[Image]:
-        """The images that a Containerfile's name may mean, those of `localhost/` first."""
+    def _find(self, name: str) -> list[tuple[Image, str]]:
+        """The images that a Containerfile's name may mean, those of `localhost/` first, each with
+        the name that it has for that."""
         if "@" in name or "://" in name:
             return []
         repository, colon, tag = name.rpartition(":")
@@ -95,11 +124,12 @@ class LocalImages:
         spellings = [f"{repository}:{tag}"]
         if "/" not in repository:
             spellings = [f"localhost/{repository}:{tag}", f"docker.io/library/{repository}:{tag}"]
-        return [image for spelling in spellings for image in self.images if spelling in image.names]
-
-    def _name(self, image: Image, wanted: str) -> str:
-        last = wanted.rpartition("/")[2].partition(":")[0]
-        return next(each for each in image.names if f"/{last}:" in each)
+        return [
+            (image, spelling)
+            for spelling in spellings
+            for image in self.images
+            if spelling in image.names
+        ]
 
     def _choose(self, image: Image, platform: Platform) -> str:
         """The id of the image for a platform: the image itself, or one of a list; "" for none."""
@@ -131,7 +161,7 @@ def local_images(environment: Mapping[str, str]) -> LocalImages:
     try:
         text = call(["buildah", "images", "--no-trunc", "--json"], environment)
         return LocalImages(tuple(read_images(text)), dict(environment))
-    except (MaidError, ValueError):
+    except MaidError:
         return LocalImages((), dict(environment))
 
 
@@ -150,16 +180,29 @@ def _has_storage(environment: Mapping[str, str]) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A result in the user's storage: what its names stand for (buildah writes lists in a form of
+    its own), the names, and the id of an image, "" for a list."""
+
+    descriptor: Descriptor
+    names: tuple[str, ...]
+    id: str
+
+
 def store(
     layout: Layout,
     images: Sequence[tuple[Platform, Descriptor]],
     names: Sequence[str],
     as_list: bool,
     environment: Mapping[str, str],
-) -> Descriptor:
+) -> Stored:
     """Put a result into the user's storage under its names: an image, or a list of several, which
-    `podman run` chooses from. The names are set last. Returns what they name: buildah writes lists
-    in a form of its own. Raises MaidError."""
+    `podman run` chooses from. The names are set last.
+
+    Without names an image is found by its id, as docker's and buildah's; a list has no id that they
+    find, so it is called after its digest. Raises MaidError.
+    """
     stored = []
     for _, descriptor in images:
         # The storage calls an image by the digest of its configuration.
@@ -170,8 +213,9 @@ def store(
             call([*copy, f"containers-storage:@{image}"], environment)
         stored.append(image)
     if not as_list:
-        call(["buildah", "tag", stored[0], *names], environment)
-        return images[0][1]
+        if names:
+            call(["buildah", "tag", stored[0], *names], environment)
+        return Stored(images[0][1], tuple(names), f"sha256:{stored[0]}")
     # A list is changed by many calls: it grows under a name that nobody else has.
     growing = f"localhost/maid-build:{os.getpid()}"
     call(["buildah", "manifest", "create", growing], environment)
@@ -180,10 +224,14 @@ def store(
             options = platform_options(platform)
             call(["buildah", "manifest", "add", *options, growing, image], environment)
         raw = call(["skopeo", "inspect", "--raw", f"containers-storage:{growing}"], environment)
-        call(["buildah", "tag", growing, *names], environment)
-        return describe(raw.encode(), read_index(raw.encode()).media_type)
+        descriptor = describe(raw.encode(), read_index(raw.encode()).media_type)
+        named = tuple(names) or (f"localhost/maid-build:{descriptor.digest[7:19]}",)
+        call(["buildah", "tag", growing, *named], environment)
     finally:
-        call(["buildah", "manifest", "rm", growing], environment)
+        # By now the result is there, or why it is not is being told: this changes neither.
+        with contextlib.suppress(MaidError):
+            call(["buildah", "manifest", "rm", growing], environment)
+    return Stored(descriptor, named, "")
 
 
 def platform_options(platform: Platform) -> list[str]:
@@ -192,15 +240,14 @@ def platform_options(platform: Platform) -> list[str]:
     return [*options, f"--variant={platform.variant}"] if platform.variant else options
 
 
-def call(command: list[str], environment: Mapping[str, str], about: Path | None = None) -> str:
+def call(
+    command: list[str],
+    environment: Mapping[str, str],
+    about: Path | None = None,
+    waiting: Callable[[], None] = programs.go_on,
+) -> str:
     """The standard output of a program that works on the user's storage. Raises MaidError."""
-    done = subprocess.run(
-        bound(command),
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_SECONDS,
-    )
+    done = programs.run(command, environment, waiting)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()
         raise MaidError(

@@ -25,7 +25,8 @@ class BuildFailed(MaidError):
 
 @dataclass(eq=False)
 class PlatformBuild:
-    """A platform that is built. `kill` may be called from another thread at any time."""
+    """A platform that is built. `kill` may be called from another thread at any time. `access` is
+    for the registries of base images."""
 
     plan: Plan
     target: Target
@@ -38,6 +39,7 @@ class PlatformBuild:
         self._process: Process | None = None
         self._storage: Storage | None = None
         self._is_ended = False
+        self.access = self.plan.request.access
 
     def use(self, storage: Storage) -> None:
         """Work in this storage from now on: `kill` ends what is done there."""
@@ -50,7 +52,7 @@ class PlatformBuild:
         """Build. Returns the image's id in the storage. Raises BuildFailed, MaidError."""
         iid = storage.work / "iid"
         self._enter(State.BUILDING)
-        with open(self.progress.log, "ab") as log:
+        with open(self.progress.log, "wb") as log:
             status = self._follow(storage.start(self.command(storage, iid)), log.fileno())
         if status:
             said = "\n".join(self.progress.tail)
@@ -93,7 +95,7 @@ class PlatformBuild:
             options.append(f"--target={request.target}")
         if request.no_cache:
             options.append("--no-cache")
-        options += request.access.options()
+        options += self.access.options()
         return [
             *storage.buildah,
             "build",
@@ -116,7 +118,7 @@ class PlatformBuild:
             if text == self.plan.text:
                 return [*options, f"--file={original}"]
         written = work / "Containerfile"
-        written.write_text(text)
+        written.write_bytes(text.encode(errors="surrogateescape"))
         return [*options, f"--file={written}"]
 
     def _pull(self) -> str:
@@ -134,6 +136,11 @@ class PlatformBuild:
                 self._process.kill()
             if self._storage:
                 self._storage.end()
+
+    def go_on(self) -> None:
+        """Raise BuildFailed where it is to end: called now and then by what takes long."""
+        if self._is_ended:
+            raise BuildFailed("it was ended")
 
     @property
     def is_ended(self) -> bool:

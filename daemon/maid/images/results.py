@@ -59,12 +59,24 @@ def check(descriptor: Descriptor, built: Built, layout: Layout, platform: Platfo
             "the last FROM names a platform of its own, or an image that has no other: "
             "maid index inspect shows what there is",
         )
+    warnings = []
+    if base is None and (name := built.base_name):
+        warnings.append(
+            f"it begins with {name}, of which nothing says whether it is for {platform}"
+        )
     manifest = read_manifest(layout.read(descriptor))
     if built.config.platform().normalized() != platform:
         descriptor = _marked(layout, manifest, built.config, platform)
     new = manifest.layers[len(base.diff_ids) if base else 0 :]
-    found = list(foreign_files(_layers(layout, new), platform))
-    return Checked(descriptor, tuple(_warning(found, platform)))
+    look = Look(platform)
+    found = list(look.foreign_files(_layers(layout, new)))
+    warnings += _warning(found, platform)
+    if not look.is_whole:
+        warnings.append(
+            f"only the first {look.limit >> 20} MiB of what the build added were looked through for"
+            " programs of another architecture"
+        )
+    return Checked(descriptor, tuple(warnings))
 
 
 def _marked(
@@ -91,26 +103,35 @@ def _layers(layout: Layout, layers: Iterable[Descriptor]) -> Iterator[IO[bytes]]
             yield unpacked  # type: ignore[misc]
 
 
-def foreign_files(layers: Iterable[IO[bytes]], platform: Platform) -> Iterator[tuple[str, str]]:
-    """Path and architecture of each program and library in the layers (tar files) that the
-    platform does not execute. A layer that cannot be read is passed over: others judge it."""
-    right = acceptable(platform)
-    left = READ_LIMIT
-    for layer in layers:
-        try:
-            with tarfile.open(fileobj=layer, mode="r|") as archive:
-                for member in archive:
-                    left -= member.size
-                    if left < 0:
-                        return
-                    if not member.isreg() or not _is_program(member):
-                        continue
-                    file = archive.extractfile(member)
-                    architecture = architecture_of(file.read(HEAD)) if file else ""
-                    if architecture and architecture not in right:
-                        yield f"/{member.name.removeprefix('./')}", architecture
-        except (tarfile.TarError, OSError, EOFError, zlib.error):
-            continue
+class Look:
+    """A look through layers, for programs that a platform does not execute; `is_whole` says whether
+    it came to their end within `limit` bytes."""
+
+    def __init__(self, platform: Platform, limit: int = READ_LIMIT) -> None:
+        self._right = acceptable(platform)
+        self.limit = limit
+        self.is_whole = True
+
+    def foreign_files(self, layers: Iterable[IO[bytes]]) -> Iterator[tuple[str, str]]:
+        """Path and architecture of each program and library in the layers (tar files) that the
+        platform does not execute. A layer that cannot be read is passed over: others judge it."""
+        left = self.limit
+        for layer in layers:
+            try:
+                with tarfile.open(fileobj=layer, mode="r|") as archive:
+                    for member in archive:
+                        left -= member.size
+                        if left < 0:
+                            self.is_whole = False
+                            return
+                        if not member.isreg() or not _is_program(member):
+                            continue
+                        file = archive.extractfile(member)
+                        architecture = architecture_of(file.read(HEAD)) if file else ""
+                        if architecture and architecture not in self._right:
+                            yield f"/{member.name.removeprefix('./')}", architecture
+            except (tarfile.TarError, OSError, EOFError, zlib.error):
+                continue
 
 
 def _is_program(member: tarfile.TarInfo) -> bool:
