@@ -88,10 +88,16 @@ class Builds:
         raise AssertionError(f"{name}:{reference} has no {path}")
 
     def containers(self) -> list[Any]:
-        """The working containers that the storages hold."""
+        """The working containers that the storages hold.
+
+        Not among them is one of which a killed buildah had made the empty layer and not yet
+        written what it is: nothing that Debian has removes it, and it is in nobody's way.
+        """
         found = []
-        for record in self.root.glob("storage/*/graph/*-containers/containers.json"):
-            found += json.loads(record.read_text() or "[]")
+        for record in self.root.glob("storage/*/graph/*-containers/*containers.json"):
+            for each in json.loads(record.read_text() or "[]") or []:
+                state = record.parent / each["id"] / "userdata/buildah.json"
+                found += [each] if state.exists() else []
         return found
 
 
