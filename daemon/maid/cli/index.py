@@ -299,11 +299,7 @@ def _write(
     else:
         written = change.write(program, prepared, targets)
     if as_json:
-        references = [
-            {"reference": str(each), "digest": done.digest, "media_type": done.mediaType}
-            for each, done in zip(targets, written, strict=True)
-        ]
-        show_json({"written": prepared is not None, "dry_run": dry_run, "references": references})
+        _show_json(prepared is not None, dry_run, targets, written)
         return
     for reference, done in zip(targets, written, strict=True):
         print(f"{reference}: {done.digest}{'' if prepared else ', as it was'}")
@@ -312,9 +308,8 @@ def _write(
 def _dry(prepared: change.Prepared, targets: Sequence[Reference], as_json: bool) -> None:
     top = prepared.top
     if as_json:
-        references = [_unwritten(each, top.descriptor) for each in targets]
-        text = top.data.decode(errors="replace")
-        show_json({"written": False, "dry_run": True, "references": references, "document": text})
+        descriptors = [top.descriptor] * len(targets)
+        _show_json(False, True, targets, descriptors, top.data.decode(errors="replace"))
         return
     sys.stdout.buffer.write(top.data + b"\n")
     sys.stdout.flush()
@@ -326,9 +321,17 @@ def _dry(prepared: change.Prepared, targets: Sequence[Reference], as_json: bool)
         )
 
 
-def _unwritten(reference: Reference, descriptor: Descriptor) -> dict[str, str]:
-    return {
-        "reference": str(reference),
-        "digest": descriptor.digest,
-        "media_type": descriptor.mediaType,
-    }
+def _show_json(
+    written: bool,
+    dry_run: bool,
+    targets: Sequence[Reference],
+    descriptors: Sequence[Descriptor],
+    document: str | None = None,
+) -> None:
+    references = [
+        {"reference": str(each), "digest": done.digest, "media_type": done.mediaType}
+        for each, done in zip(targets, descriptors, strict=True)
+    ]
+    show_json(
+        {"written": written, "dry_run": dry_run, "references": references, "document": document}
+    )
