@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
-from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin
+from typing import ClassVar, TypeVar
 
 import msgspec
 
-from maid.errors import MaidError
+from maid.images.documents import MAX_DOCUMENT as MAX_DOCUMENT
+from maid.images.documents import Document, object_in, read_as, text_in
+from maid.images.documents import DocumentError as DocumentError
+from maid.images.documents import encode as encode
 from maid.platforms import Platform
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -38,10 +40,6 @@ _SCHEMA_1 = frozenset(
     f"application/vnd.docker.distribution.manifest.v1+{form}" for form in ("json", "prettyjws")
 )
 
-MAX_DOCUMENT = 4 << 20
-"""Bytes of a document: what registries must take (distribution-spec, "Pushing Manifests") and all
-that skopeo reads (containers/image, iolimits.MaxManifestBodySize)."""
-
 REF_NAME = "org.opencontainers.image.ref.name"
 """Annotation of an entry of a layout's index.json: its tag (annotations.md)."""
 
@@ -53,23 +51,8 @@ ATTESTATION_OF = "vnd.docker.reference.digest"
 _DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
-_INT64 = (1 << 63) - 1
 
-_OBJECTS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_LISTS = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class DocumentError(MaidError):
-    """A document is not what it should be: malformed, of another kind, or not the one named."""
-
-
-class _Document(msgspec.Struct, frozen=True, kw_only=True):
-    """A JSON object; `extra` holds, as it was written, what the type has no field for."""
-
-    extra: dict[str, msgspec.Raw] = {}
-
-
-class PlatformObject(_Document, frozen=True, kw_only=True):
+class PlatformObject(Document, frozen=True, kw_only=True):
     """The `platform` of an entry. Both names are required by the specification, and "" where a
     document lacks them: one careless entry is no reason to refuse an index."""
 
@@ -90,7 +73,7 @@ class PlatformObject(_Document, frozen=True, kw_only=True):
         )
 
 
-class Descriptor(_Document, frozen=True, kw_only=True):
+class Descriptor(Document, frozen=True, kw_only=True):
     """What stands for a blob: its type, digest and size in bytes, and what is known of it."""
 
     mediaType: str = ""
@@ -107,7 +90,7 @@ class Descriptor(_Document, frozen=True, kw_only=True):
         return (self.annotations or {}).get(name, "")
 
 
-class Index(_Document, frozen=True, kw_only=True):
+class Index(Document, frozen=True, kw_only=True):
     """An image index, or a Docker manifest list."""
 
     schemaVersion: int
@@ -125,7 +108,7 @@ class Index(_Document, frozen=True, kw_only=True):
         return self.mediaType or OCI_INDEX
 
 
-class Manifest(_Document, frozen=True, kw_only=True):
+class Manifest(Document, frozen=True, kw_only=True):
     """An image manifest, OCI's or Docker's (schema 2)."""
 
     schemaVersion: int
@@ -144,14 +127,14 @@ class Manifest(_Document, frozen=True, kw_only=True):
         return self.mediaType or OCI_MANIFEST
 
 
-class RootFS(_Document, frozen=True, kw_only=True):
+class RootFS(Document, frozen=True, kw_only=True):
     """The digests of an image's layers before they were compressed, lowest first."""
 
     type: str = "layers"
     diff_ids: tuple[str, ...] = ()
 
 
-class ImageConfig(_Document, frozen=True, kw_only=True):
+class ImageConfig(Document, frozen=True, kw_only=True):
     """An image's configuration: which platform it is for, and the layers. What is executed in it
     is kept in `extra`."""
 
@@ -174,9 +157,6 @@ class ImageConfig(_Document, frozen=True, kw_only=True):
         )
 
 
-_D = TypeVar("_D", bound=_Document)
-
-
 def read(data: bytes, media_type: str = "") -> Index | Manifest:
     """The index or manifest in `data`.
 
@@ -184,8 +164,8 @@ def read(data: bytes, media_type: str = "") -> Index | Manifest:
     DocumentError for what is neither, for both at once (containerd, validateMediaType: a document
     that is read one way here must not be another one elsewhere), or for another than is said.
     """
-    fields = _object(data)
-    said = _text(fields.get("mediaType"))
+    fields = object_in(data)
+    said = text_in(fields.get("mediaType"))
     if media_type and said and media_type != said and _known(media_type) and _known(said):
         raise DocumentError(f"the document says it is {said}, where {media_type} was announced")
     kind = said if _known(said) else media_type if _known(media_type) else ""
@@ -205,17 +185,17 @@ def read(data: bytes, media_type: str = "") -> Index | Manifest:
 
 def read_index(data: bytes) -> Index:
     """The image index or manifest list in `data`. Raises DocumentError."""
-    return _checked(_read(Index, data, ""), INDEX_TYPES)
+    return _checked(read_as(Index, data), INDEX_TYPES)
 
 
 def read_manifest(data: bytes) -> Manifest:
     """The manifest in `data`. Raises DocumentError."""
-    return _checked(_read(Manifest, data, ""), MANIFEST_TYPES)
+    return _checked(read_as(Manifest, data), MANIFEST_TYPES)
 
 
 def read_config(data: bytes) -> ImageConfig:
     """The image configuration in `data`. Raises DocumentError."""
-    return _read(ImageConfig, data, "")
+    return read_as(ImageConfig, data)
 
 
 _IM = TypeVar("_IM", Index, Manifest)
@@ -232,12 +212,6 @@ def _checked(document: _IM, types: frozenset[str]) -> _IM:
                 f"it has the field {name}, so that it is two kinds of document at once"
             )
     return document
-
-
-def encode(document: _Document) -> bytes:
-    """The document as JSON: known fields in the specification's order, then the others in theirs.
-    The same document is the same bytes, always."""
-    return msgspec.json.encode(_plain(document))
 
 
 def digest_of(data: bytes) -> str:
@@ -286,116 +260,5 @@ def is_attestation(descriptor: Descriptor) -> bool:
     return bool(descriptor.annotation(ATTESTATION_TYPE))
 
 
-# How a document is read: an object's fields are taken as they were written, and only those that a
-# type names are looked into. ------------------------------------------------------------------
-
-
 def _known(media_type: str) -> bool:
     return media_type in INDEX_TYPES | MANIFEST_TYPES | _SCHEMA_1
-
-
-def _object(data: bytes | msgspec.Raw, where: str = "") -> dict[str, msgspec.Raw]:
-    if isinstance(data, bytes) and len(data) > MAX_DOCUMENT:
-        raise DocumentError(f"the document has {len(data)} bytes, and {MAX_DOCUMENT} are taken")
-    try:
-        return _OBJECTS.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        at = f"{where}: " if where else ""
-        raise DocumentError(f"the document cannot be read: {at}{_words(error)}") from error
-
-
-def _text(raw: msgspec.Raw | None) -> str:
-    if raw is None:
-        return ""
-    try:
-        return msgspec.json.decode(raw, type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""
-
-
-def _read(kind: type[_D], data: bytes | msgspec.Raw, where: str) -> _D:
-    given = _object(data, where)
-    values: dict[str, Any] = {}
-    for field in _fields(kind):
-        raw = given.pop(field.key, None)
-        path = f"{where}.{field.key}" if where else field.key
-        # Go's encoders write null for what is not there, and for an empty list.
-        value = None if raw is None or bytes(raw) == b"null" else _value(field, raw, path)
-        if value is None and field.required:
-            if raw is None or not field.is_list:
-                raise DocumentError(f"the document cannot be read: {path} is missing")
-            value = ()
-        if value is not None:
-            values[field.name] = value
-    return kind(**values, extra=given)
-
-
-class _Field(NamedTuple):
-    """A field of a document: how it is named in the type and in JSON; the class of document that
-    it, or each item of it, is, or else a decoder for it."""
-
-    name: str
-    key: str
-    required: bool
-    is_list: bool
-    document: type[_Document] | None
-    decoder: msgspec.json.Decoder[Any]
-
-
-@cache
-def _fields(kind: type[_Document]) -> list[_Field]:
-    found = []
-    for field in msgspec.structs.fields(kind):
-        if field.name == "extra":
-            continue
-        documents = [
-            each
-            for each in (field.type, *get_args(field.type))
-            if isinstance(each, type) and issubclass(each, _Document)
-        ]
-        is_list = get_origin(field.type) is tuple
-        found.append(
-            _Field(
-                field.name,
-                field.encode_name,
-                field.required,
-                is_list,
-                documents[0] if documents else None,
-                _LISTS if documents else msgspec.json.Decoder(field.type),
-            )
-        )
-    return found
-
-
-def _value(field: _Field, raw: msgspec.Raw, path: str) -> Any:
-    if field.document and not field.is_list:
-        return _read(field.document, raw, path)
-    try:
-        value = field.decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DocumentError(f"the document cannot be read: {path}: {_words(error)}") from error
-    if field.document:
-        return tuple(
-            _read(field.document, item, f"{path}[{number}]") for number, item in enumerate(value)
-        )
-    if isinstance(value, int) and not 0 <= value <= _INT64:
-        raise DocumentError(f"the document cannot be read: {path} is {value}")
-    return value
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    return str(error).splitlines()[0]
-
-
-def _plain(document: _Document) -> dict[str, object]:
-    written: dict[str, object] = {}
-    for field in _fields(type(document)):
-        value = getattr(document, field.name)
-        if value is None:
-            continue
-        if field.document:
-            value = [_plain(item) for item in value] if field.is_list else _plain(value)
-        written[field.key] = value
-    return written | document.extra
