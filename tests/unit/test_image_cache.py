@@ -92,6 +92,15 @@ def test_nothing_goes_while_somebody_uses_it(layout: Layout) -> None:
     assert layout.blobs() == set()
 
 
+def test_what_cannot_be_removed_stops_nobody(layout: Layout) -> None:
+    stray = layout.path / "blobs/sha256/directory"
+    stray.mkdir()
+    os.utime(stray, (0, 0))
+    blob(layout, b"old", 31)
+    assert cache.prune(layout) == 3
+    assert stray.exists()
+
+
 def test_a_place_that_cannot_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (

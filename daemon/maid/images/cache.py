@@ -16,6 +16,7 @@ from pathlib import Path
 from maid.errors import MaidError
 from maid.images.index import Descriptor, read_manifest
 from maid.images.layout import Layout
+from maid.images.staging import writing
 from maid.images.transfer import blobs_of
 
 LIMIT = 10 << 30
@@ -52,7 +53,8 @@ def opened(directory: Path) -> Iterator[Layout]:
             "the variable MAID_IMAGES names another directory for what was fetched",
         ) from error
     layout = Layout.create(directory)
-    holder = os.open(directory / "blobs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with writing(directory):
+        holder = os.open(directory / "blobs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(holder, fcntl.LOCK_SH)
         yield layout
@@ -91,6 +93,7 @@ def _prune(layout: Layout, limit: int, oldest: float) -> int:
         kept += size
         if kept > limit or used_at < oldest:
             kept -= size
-            path.unlink(missing_ok=True)
-            removed += size
+            with suppress(OSError):  # it is gone, or no blob: nobody's work ends for that
+                path.unlink()
+                removed += size
     return removed

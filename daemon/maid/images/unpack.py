@@ -148,18 +148,18 @@ def _decompressed(path: Path, layer: Descriptor, about: Reference, blobs: Path) 
     made = blobs / "growing"
     with children.output() as said, path.open("rb") as packed, made.open("wb") as file:
         # A window of up to 128 MiB, its default: that much memory a layer may ask for.
-        process = subprocess.Popen(
-            children.bound([program, "-dcq"]), stdin=packed, stdout=subprocess.PIPE, stderr=said
-        )
-        try:
-            digest = _received(process, file, f"{about}, {layer.digest}")
-            status = process.wait()
-        finally:
-            process.kill()
-            process.wait()
+        command = children.bound([program, "-dcq"])
+        with subprocess.Popen(
+            command, stdin=packed, stdout=subprocess.PIPE, stderr=said
+        ) as process:
+            try:
+                digest = _received(process, file, f"{about}, {layer.digest}")
+            except BaseException:
+                process.kill()
+                raise
         said.seek(0)
         words = said.read().decode(errors="replace").strip()
-    if status:
+    if process.returncode:
         hint = "such a window nobody else takes either" if "memory" in words else ""
         raise MaidError(f"{about}, {layer.digest}: zstd: {words or 'it was ended'}", hint)
     plain = Descriptor(mediaType=_LAYER, digest=digest, size=made.stat().st_size)
