@@ -110,8 +110,8 @@ class Ended(Exception):
 
 @dataclass
 class Publishing:
-    """How far publishing has come, for whoever ends it: `begun` are the names that are being given
-    or were, `done` says that all of them stand for the result."""
+    """How far publishing has come, for whoever ends it: `begun` are the names that may stand for
+    the result by now, `done` says that all do."""
 
     begun: tuple[str, ...] = ()
     done: bool = False
@@ -247,7 +247,7 @@ class _Builder:
             built = look_at(storage, image)
             skopeo = Skopeo(build.access)
             exported = export(storage, image, built, self.layers, self.layout, skopeo, build.go_on)
-        checked = check(exported.descriptor, built, self.layout, target.platform)
+        checked = check(exported.descriptor, built, self.layout, target.platform, build.go_on)
         result.warnings += [*exported.warnings, *checked.warnings]
         if build.progress.mismatch:
             result.warnings.append(build.progress.mismatch)
@@ -332,14 +332,17 @@ def _publish(
     """Have the destinations name the result, all of it."""
     parts = [each.part for each in results if each.part]
     top = _index(plan, results) if plan.makes_index else parts[0].source.find(parts[0].descriptor)
-    publishing.begun = tuple(map(str, plan.destinations)) or plan.names
+
+    def naming(name: Reference | str) -> None:
+        publishing.begun += (str(name),)
+
     if plan.destinations:
         skopeo = Skopeo(plan.request.access)
-        descriptor = publish(skopeo, parts, top, list(plan.destinations))
-        stored = Stored(descriptor, publishing.begun, "")
+        descriptor = publish(skopeo, parts, top, list(plan.destinations), naming=naming)
+        stored = Stored(descriptor, tuple(map(str, plan.destinations)), "")
     else:
         images = [(each.target.platform, each.descriptor) for each in results if each.descriptor]
-        stored = store(layout, images, plan.names, plan.makes_index, os.environ)
+        stored = store(layout, images, plan.names, plan.makes_index, os.environ, naming)
     publishing.done = True
     return stored
 

@@ -196,9 +196,10 @@ def store(
     names: Sequence[str],
     as_list: bool,
     environment: Mapping[str, str],
+    naming: Callable[[str], None] = lambda _: None,
 ) -> Stored:
     """Put a result into the user's storage under its names: an image, or a list of several, which
-    `podman run` chooses from. The names are set last.
+    `podman run` chooses from. The names are set last, and each is told to `naming` before that.
 
     Without names an image is found by its id, as docker's and buildah's; a list has no id that they
     find, so it is called after its digest. Raises MaidError.
@@ -214,6 +215,8 @@ def store(
         stored.append(image)
     if not as_list:
         if names:
+            for name in names:
+                naming(name)
             call(["buildah", "tag", stored[0], *names], environment)
         return Stored(images[0][1], tuple(names), f"sha256:{stored[0]}")
     # A list is changed by many calls: it grows under a name that nobody else has.
@@ -226,6 +229,8 @@ def store(
         raw = call(["skopeo", "inspect", "--raw", f"containers-storage:{growing}"], environment)
         descriptor = describe(raw.encode(), read_index(raw.encode()).media_type)
         named = tuple(names) or (f"localhost/maid-build:{descriptor.digest[7:19]}",)
+        for name in named:
+            naming(name)
         call(["buildah", "tag", growing, *named], environment)
     finally:
         # By now the result is there, or why it is not is being told: this changes neither.

@@ -40,6 +40,12 @@ Progress = Callable[[Descriptor, Path | None], None]
 """Called for each image: while it is copied with the directory in which files grow (a layout only),
 and with None when it is there."""
 
+Naming = Callable[[Reference], None]
+
+
+def _untold(_: Reference) -> None:
+    """Where nobody wants to know."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -55,23 +61,26 @@ def publish(
     top: Found,
     destinations: Sequence[Reference],
     progress: Progress | None = None,
+    naming: Naming = _untold,
 ) -> Descriptor:
     """Copy `top`, an index or a single manifest, and have the destinations name it.
 
     `parts` are the index's own entries, each with the source that has it; for a manifest that
     stands alone, just that. Destinations are tags of one repository, or of one layout. Returns what
-    is named now: in a layout Docker's documents become OCI's, and their digests others. Raises
+    is named now: in a layout Docker's documents become OCI's, and their digests others. `naming` is
+    called with each destination just before it may name something else than before. Raises
     MaidError; then no destination names something else than before, or only the last ones do.
     """
     first, *others = destinations
     if any((each.transport, each.name) != (first.transport, first.name) for each in others):
         raise ValueError("the destinations are in several places")
     if first.transport == REGISTRY:
-        return _push(skopeo, parts, top, destinations)
+        return _push(skopeo, parts, top, destinations, naming)
     if first.transport == LAYOUT:
         layout = Layout.create(first.directory)
         descriptor = into_layout(skopeo, parts, top, layout, progress)
         for reference in destinations:
+            naming(reference)
             layout.set(descriptor, reference.tag)
         return descriptor
     raise MaidError(
@@ -127,17 +136,23 @@ def _gather(
 
 
 def _push(
-    skopeo: Skopeo, parts: Sequence[Part], top: Found, destinations: Sequence[Reference]
+    skopeo: Skopeo,
+    parts: Sequence[Part],
+    top: Found,
+    destinations: Sequence[Reference],
+    naming: Naming,
 ) -> Descriptor:
     repository = destinations[0]
     if isinstance(top.document, Index):
         _push_parts(skopeo, parts, repository)
         for reference in destinations:
+            naming(reference)
             _put(skopeo, top.data, reference)
     else:
         (part,) = parts
         _put_image(skopeo, part, repository.at(part.descriptor.digest))
         for reference in destinations:
+            naming(reference)
             _put_image(skopeo, part, reference)
     for reference in destinations:
         _confirm(skopeo, reference, top.descriptor.digest)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
@@ -27,6 +27,7 @@ from maid.images.index import (
 )
 from maid.images.layout import Layout
 from maid.images.machines import HEAD, acceptable, architecture_of
+from maid.images.programs import go_on
 from maid.platforms import Platform, only
 
 NAMED = 5
@@ -48,9 +49,16 @@ class WrongPlatform(MaidError):
     """The image is for another platform than the one asked for."""
 
 
-def check(descriptor: Descriptor, built: Built, layout: Layout, platform: Platform) -> Checked:
+def check(
+    descriptor: Descriptor,
+    built: Built,
+    layout: Layout,
+    platform: Platform,
+    waiting: Callable[[], None] = go_on,
+) -> Checked:
     """Look at the image `built`, which `descriptor` names in `layout`, and was built for a
-    platform. Raises WrongPlatform, MaidError."""
+    platform. `waiting` is called now and then; what it raises ends this. Raises WrongPlatform,
+    MaidError."""
     base = built.base
     if base is not None and not only(platform).matches(base.platform):
         raise WrongPlatform(
@@ -69,7 +77,7 @@ def check(descriptor: Descriptor, built: Built, layout: Layout, platform: Platfo
         descriptor = _marked(layout, manifest, built.config, platform)
     new = manifest.layers[len(base.diff_ids) if base else 0 :]
     look = Look(platform)
-    found = list(look.foreign_files(_layers(layout, new)))
+    found = list(look.foreign_files(_layers(layout, new), waiting))
     warnings += _warning(found, platform)
     if not look.is_whole:
         warnings.append(
@@ -112,7 +120,9 @@ class Look:
         self.limit = limit
         self.is_whole = True
 
-    def foreign_files(self, layers: Iterable[IO[bytes]]) -> Iterator[tuple[str, str]]:
+    def foreign_files(
+        self, layers: Iterable[IO[bytes]], waiting: Callable[[], None] = go_on
+    ) -> Iterator[tuple[str, str]]:
         """Path and architecture of each program and library in the layers (tar files) that the
         platform does not execute. A layer that cannot be read is passed over: others judge it."""
         left = self.limit
@@ -120,6 +130,7 @@ class Look:
             try:
                 with tarfile.open(fileobj=layer, mode="r|") as archive:
                     for member in archive:
+                        waiting()
                         left -= member.size
                         if left < 0:
                             self.is_whole = False
