@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -166,10 +167,20 @@ def test_a_base_that_has_moved_is_noticed(builds: Builds, busybox: str) -> None:
             assert builds.read("build/moved", "copy", digest) == f"{content}\n"
 
 
-def test_without_a_name_it_is_only_built(builds: Builds, busybox: str) -> None:
-    context = builds.place.context(f"FROM {busybox}\nRUN true\n")
-    done = builds.run(context, "--platform", "linux/amd64,linux/arm64")
-    assert done.stdout == "" and "cached alone" in done.stderr
+def test_without_a_name_it_is_in_the_user_s_storage(
+    builds: Builds, busybox: str, tmp_path: Path
+) -> None:
+    context = builds.place.context(f"FROM {busybox}\nRUN echo nameless >/file\n")
+    one = builds.run(context, "--platform", "linux/arm64", "--iidfile", tmp_path / "id")
+    identity = one.stdout.strip()
+    assert (tmp_path / "id").read_text().strip() == identity
+    raw = builds.place.run("skopeo", "inspect", "--raw", f"containers-storage:@{identity[7:]}")
+    assert "layers" in json.loads(raw.stdout)
+    several = builds.run(context, "--platform", "linux/amd64,linux/arm64")
+    name, digest = several.stdout.split()
+    raw = builds.place.run("skopeo", "inspect", "--raw", f"containers-storage:{name}")
+    assert len(json.loads(raw.stdout)["manifests"]) == 2
+    assert f"sha256:{hashlib.sha256(raw.stdout.encode()).hexdigest()}" == digest
 
 
 def test_quiet_is_the_digest_alone(builds: Builds, busybox: str, tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ RUN uname -m >/machine
 def test_a_stage_for_the_build_platform_runs_natively(builds: Builds, busybox: str) -> None:
     context = builds.place.context(CROSS.format(base=busybox))
     builds.push(context, "values/cross", "linux/arm64", "linux/riscv64")
-    for platform, digest in builds.images("values/cross").items():
+    images = builds.images("values/cross")
+    assert set(images) == {"linux/arm64", "linux/riscv64"}
+    for platform, digest in images.items():
         architecture = platform.rpartition("/")[2]
         made = builds.read("values/cross", "made", digest)
         assert made == f"x86_64 linux/amd64 {architecture}\n"
@@ -109,7 +111,9 @@ def test_a_base_image_that_only_this_machine_has(builds: Builds, busybox: str) -
         builds.run(base, "--platform", "linux/amd64,linux/arm64", "-t", "only-here:1")
         context = place.context(CROSS.format(base="only-here:1") + "RUN cp /content /copy\n")
         builds.push(context, "values/local", "linux/arm64", "linux/amd64")
-        for platform, digest in builds.images("values/local").items():
+        images = builds.images("values/local")
+        assert set(images) == {"linux/arm64", "linux/amd64"}
+        for platform, digest in images.items():
             architecture = platform.rpartition("/")[2]
             made = builds.read("values/local", "made", digest)
             assert made == f"x86_64 linux/amd64 {architecture}\n"
