@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import os
+import signal
 import subprocess
 import tarfile
 import time
@@ -15,18 +17,19 @@ from typing import Any
 
 import pytest
 
+from maid.cli.build import _end, _ended_by_signals
 from maid.errors import MaidError, UsageError
 from maid.images import build_storage, local, programs
-from maid.images.build import LOG_SECONDS, LOGS_KEPT, forget_logs
+from maid.images.build import LOG_SECONDS, LOGS_KEPT, Ended, Publishing, forget_logs
 from maid.images.build_request import MAX_CONTAINERFILE, Request, plan, pull_access
 from maid.images.build_storage import EPOCHS, forget_epochs
 from maid.images.buildah import Image, Root, buildah_version, read_images
 from maid.images.containerfile import Needed, heredocs, images, instructions, with_platforms
-from maid.images.export import Known, Layers
-from maid.images.index import Descriptor, DocumentError
+from maid.images.export import Built, Known, Layers
+from maid.images.index import Descriptor, DocumentError, read_config, read_manifest
 from maid.images.layout import Layout
 from maid.images.local import LocalImages, Stored, store
-from maid.images.results import Look
+from maid.images.results import Look, check
 from maid.images.skopeo import Access
 from maid.images.surroundings import Runtime, Surroundings, target
 from maid.platforms import parse
@@ -422,3 +425,48 @@ def test_what_is_not_looked_through_is_known(tmp_path: Path) -> None:
         data.seek(0)
         look = Look(parse("linux/arm64"), limit)
         assert list(look.foreign_files([data])) == [] and look.is_whole is is_whole
+
+
+def test_a_base_that_is_not_found_is_told(tmp_path: Path) -> None:
+    layout = Layout.create(tmp_path / "layout")
+    config_data = b'{"architecture": "arm64", "os": "linux"}'
+    config = layout.write(config_data, "application/vnd.oci.image.config.v1+json")
+    for noted, said in (
+        ({"org.opencontainers.image.base.name": "one.example/base:1"}, ["one.example/base:1"]),
+        ({}, []),
+    ):
+        document = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": config.mediaType, "digest": config.digest, "size": config.size},
+            "layers": [],
+            "annotations": noted,
+        }
+        image = layout.write(json.dumps(document).encode(), str(document["mediaType"]))
+        manifest = read_manifest(layout.read(image))
+        built = Built(manifest, read_config(config_data), config_data, None)
+        warnings = check(image, built, layout, parse("linux/arm64")).warnings
+        assert len(warnings) == len(said)
+        assert all(name in warning for name, warning in zip(said, warnings, strict=True))
+
+
+# Signals --------------------------------------------------------------------------------------
+
+
+def test_a_second_signal_ends_what_the_first_one_takes() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Ended) as first, _ended_by_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            with pytest.raises(Ended):
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a third one
+    assert first.value.status == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_is_said_of_an_end_is_true() -> None:
+    assert _end(Publishing()) == "ended; nothing was published"
+    assert "shows what one.example/a:1 is now" in _end(Publishing(("one.example/a:1",)))
+    assert "it was published" in _end(Publishing(("one.example/a:1",), done=True))
