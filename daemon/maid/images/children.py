@@ -21,7 +21,7 @@ _IF_STILL_OURS = '[ "$PPID" = "$0" ] && exec "$@"'
 def bound(command: Sequence[str]) -> list[str]:
     """The command, which is killed when the thread that starts it ends (prctl(2),
     PR_SET_PDEATHSIG: the thread, not the process), and whose process is that of the program."""
-    shell = ["sh", "-c", _IF_STILL_OURS, str(os.getpid())]
+    shell = ["/bin/sh", "-c", _IF_STILL_OURS, str(os.getpid())]
     return ["setpriv", "--pdeathsig=KILL", "--", *shell, *command]
 
 
