@@ -67,9 +67,12 @@ def test_killed_at_any_moment_the_tag_is_the_old_image_or_the_new_one(
         if now != old:
             moved += 1
             assert is_whole(registry, "killed/app", "1")
-            for digest in builds.images("killed/app").values():
-                labels = builds.config("killed/app", digest)["config"]["Labels"]
-                assert labels["number"] == str(point)
+            numbers = {
+                int(builds.config("killed/app", digest)["config"]["Labels"]["number"])
+                for digest in builds.images("killed/app").values()
+            }
+            # What a killed one has sent a registry may take a moment later.
+            assert numbers in ({point}, {point - 1})
             old = now
         elif point >= POINTS // 2:
             kept += 1
