@@ -61,7 +61,10 @@ def test_an_interrupt_ends_what_waits_and_what_runs() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=5)
+        try:
+            output, errors = process.communicate(timeout=10)
+        finally:
+            process.kill()
     assert b"KeyboardInterrupt" in errors
     assert len(output.split()) <= 1
 
