@@ -64,13 +64,18 @@ class PlatformObject(Document, frozen=True, kw_only=True):
 
     def platform(self) -> Platform:
         """As maid.platforms has it."""
-        return Platform(
-            self.os,
-            self.architecture,
-            self.variant or "",
-            self.os_version or "",
-            self.os_features or (),
-        )
+        return _platform(self)
+
+
+def _platform(stated: PlatformObject | ImageConfig) -> Platform:
+    """What an entry or a configuration states, as maid.platforms has it."""
+    return Platform(
+        stated.os,
+        stated.architecture,
+        stated.variant or "",
+        stated.os_version or "",
+        stated.os_features or (),
+    )
 
 
 class Descriptor(Document, frozen=True, kw_only=True):
@@ -148,13 +153,7 @@ class ImageConfig(Document, frozen=True, kw_only=True):
 
     def platform(self) -> Platform:
         """The platform that the image is for."""
-        return Platform(
-            self.os,
-            self.architecture,
-            self.variant or "",
-            self.os_version or "",
-            self.os_features or (),
-        )
+        return _platform(self)
 
 
 def read(data: bytes, media_type: str = "") -> Index | Manifest:

@@ -22,9 +22,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import MAID, cache, end_tidily, heading, hide_unified, median, row, wait_ready
+from common import MAID, cache, end_tidily, heading, hide_unified, median, row, wait_ready, works
 
-from maid.emulation.targets import PROBE_STATUS, TARGETS
+from maid.emulation.targets import TARGETS
 
 CLONE_NEWUSER = 0x10000000
 PLATFORM, TARGET = "linux/arm64", "aarch64"
@@ -199,17 +199,6 @@ def stopped(orders: int) -> bool:
         return False
     finally:
         os.set_blocking(orders, True)
-
-
-def works(probe: str) -> bool:
-    """Execute the probe; whether it gave its answer."""
-    try:
-        pid = os.posix_spawn(
-            probe, [probe], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", 1, 0)]
-        )
-    except OSError:
-        return False
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == PROBE_STATUS
 
 
 def write(path: Path, text: str) -> None:

@@ -9,23 +9,10 @@ import os
 import time
 from pathlib import Path
 
-from common import aim, daemon, heading, median, row, spread
-
-from maid.emulation.targets import PROBE_STATUS
+from common import aim, daemon, heading, median, row, spread, works
 
 ROUNDS = 100
 CLONE_NEWUSER = 0x10000000
-
-
-def works(probe: str) -> bool:
-    """Execute the probe; whether it gave its answer."""
-    try:
-        pid = os.posix_spawn(
-            probe, [probe], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", 1, 0)]
-        )
-    except OSError:
-        return False
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == PROBE_STATUS
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maid.emulation.targets import PROBE_STATUS
+
 MAID = str(Path(sys.prefix) / "bin" / "maid")
 
 
@@ -149,6 +151,17 @@ def cpu_seconds(command: Sequence[str]) -> tuple[float, float]:
     wall = time.perf_counter() - begun
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def works(probe: str) -> bool:
+    """Execute the probe; whether it gave its answer."""
+    try:
+        pid = os.posix_spawn(
+            probe, [probe], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", 1, 0)]
+        )
+    except OSError:
+        return False
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == PROBE_STATUS
 
 
 def end_tidily() -> None:
