@@ -75,13 +75,19 @@ class LaterCommand(TyperCommand):
     """A command of which `maid --help` knows a line, and which is made when it is wanted: the
     function maid.cli.NAME.NAME, with its options."""
 
-    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **more: Any) -> Any:
-        """What click asks a command for first, also to complete a line: the real one answers."""
+    def made(self) -> TyperCommand:
+        """The real command, with its options."""
         assert self.name is not None
         module = importlib.import_module(f"maid.cli.{self.name}")
         made = typer.Typer(add_completion=False, rich_markup_mode=None)
         made.command(self.name, cls=Command)(getattr(module, self.name))
-        return typer.main.get_command(made).make_context(info_name, args, *rest, **more)
+        command = typer.main.get_command(made)
+        assert isinstance(command, TyperCommand)
+        return command
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **more: Any) -> Any:
+        """What click asks a command for first, also to complete a line: the real one answers."""
+        return self.made().make_context(info_name, args, *rest, **more)
 
 
 def connect() -> Client:
