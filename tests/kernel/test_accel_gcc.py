@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from accelerated import STATE, Both, both, daemon, differences
 from daemons import Daemon, rootfs
+from stepping import run as step
 
 from maid.acceleration import gcc
 from maid.acceleration.compilers import TOOLS
@@ -32,7 +34,8 @@ OPTIONS = [
 ]
 
 _LINES = HERE.with_name("accel_gcc.cases").read_text().splitlines()
-SETUP = "\n".join(line for line in _LINES if "\t" not in line and not line.startswith("#"))
+_SETUP = [line for line in _LINES if "\t" not in line and not line.startswith("#")]
+SETUP, SHELL = "\n".join(_SETUP), _SETUP[0]
 CASES = [(tool, case) for tool, tab, case in (line.partition("\t") for line in _LINES) if tab]
 NAMES = list(dict.fromkeys(name for name, _ in CASES))
 
@@ -78,14 +81,14 @@ def tree() -> Path:
     return rootfs(TREE)
 
 
-def script(cases: list[str]) -> list[str]:
+def script(cases: list[str], setup: str = SETUP) -> list[str]:
     """A step that runs each case in a fresh copy of the prepared directory."""
     body = "".join(
         f"mkdir /w/{i}; cp -a /w/src/. /w/{i}; cd /w/{i}; echo '=== {i}'\n"
         f'( {case} ) </dev/null 2>&1; echo "--- $?"\n'
         for i, case in enumerate(cases)
     )
-    return ["/bin/sh", "-c", f"{SETUP}\n{body}"]
+    return ["/bin/sh", "-c", f"{setup}\n{body}"]
 
 
 def outputs(text: str) -> list[str]:
@@ -156,14 +159,38 @@ def test_the_driver_starts_the_same_programs(
     assert done.tools["g++-14"] >= len(OPTIONS[::4])
 
 
+@pytest.fixture(scope="module")
+def prepared(
+    accelerated: Daemon, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, int]:
+    """What the lines before the first case have made, and how many programs are emulated in a step
+    with a case that does nothing."""
+    place = tmp_path_factory.mktemp("prepared")
+    made = step(accelerated, tree, "/bin/sh", "-c", SETUP, overlay=place)
+    assert made.lines == []
+    nothing = both(accelerated, tree, script([":"], SHELL), copied(place, place / "nothing"))
+    assert not nothing.tools.keys() & {tool for tool, _ in EMULATED.values()}
+    return place, nothing.emulated
+
+
+def copied(prepared: Path, place: Path) -> Path:
+    """`place`, with what was prepared for either way."""
+    for kind in ("plain", "native"):
+        (place / kind).mkdir(parents=True)
+        subprocess.run(["cp", "-a", prepared / "upper", place / kind / "upper"], check=True)
+    return place
+
+
 @pytest.mark.parametrize("case", EMULATED)
-def test_it_steps_aside(accelerated: Daemon, tree: Path, tmp_path: Path, case: str) -> None:
+def test_it_steps_aside(
+    accelerated: Daemon, tree: Path, prepared: tuple[Path, int], tmp_path: Path, case: str
+) -> None:
     tool, command = EMULATED[case]
-    done = both(accelerated, tree, script([command]), tmp_path)
-    setup = both(accelerated, tree, script([":"]), tmp_path / "setup")
+    made, emulated = prepared
+    done = both(accelerated, tree, script([command], SHELL), copied(made, tmp_path))
     assert outputs(done.plain.stdout) == outputs(done.native.stdout)
-    assert done.tools.get(tool, 0) == setup.tools.get(tool, 0)
-    assert done.emulated > setup.emulated
+    assert not done.tools.get(tool, 0)
+    assert done.emulated > emulated
 
 
 def test_another_directory_of_headers_is_noticed(ran: tuple[Both, Path], tree: Path) -> None:
