@@ -20,6 +20,7 @@ from maid.errors import (
     MaidError,
     PlatformUnavailable,
     StepRefused,
+    StepUnknown,
     UsageError,
 )
 
@@ -127,6 +128,7 @@ _ERRORS: dict[str, type[MaidError]] = {
     "io.maid.Emulation.PlatformNotAvailable": PlatformUnavailable,
     "io.maid.Steps.Refused": StepRefused,
     "io.maid.Steps.LimitExceeded": LimitReached,
+    "io.maid.Steps.NoSuchStep": StepUnknown,
 }
 
 

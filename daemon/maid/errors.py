@@ -55,6 +55,10 @@ class LimitReached(MaidError):
     """The caller has as many of these at once as it may have."""
 
 
+class StepUnknown(MaidError):
+    """There is no step of that id that the caller may see."""
+
+
 class StepRefused(MaidError):
     """A step could not be started for a reason of maid's own: `maid run` exits with 125, as docker
     does."""

@@ -61,6 +61,8 @@
 static struct step step = {
 	.rootfs = -1, .changes = -1, .caller = -1, .store = -1, .owner = -1, .group = -1,
 };
+#define RESULT 512	/* bytes that a result may have */
+
 static struct timespec begun;
 static pid_t supervisor;
 static int ended_by;	/* SIGTERM or SIGALRM once one came */
@@ -73,10 +75,27 @@ static long microseconds_since_begin(void)
 	return (now.tv_sec - begun.tv_sec) * 1000000L + (now.tv_nsec - begun.tv_nsec) / 1000;
 }
 
+static int open_result(char *path, size_t size)
+{
+	snprintf(path, size, "%s/result.new", step.directory);
+	return open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+}
+
+/* Have its place on the disk from the beginning: the disk may be full when the step ends. */
+static void make_room_for_result(void)
+{
+	char path[512], empty[RESULT] = "";
+	int file = open_result(path, sizeof(path));
+
+	if (file < 0 || write(file, empty, sizeof(empty)) != sizeof(empty))
+		fail("result");
+	close(file);
+}
+
 /* The result appears whole or not at all. */
 static void write_result(const char *format, ...)
 {
-	char from[512], to[512], line[512];
+	char from[512], to[512], line[RESULT];
 	va_list arguments;
 	int file, length;
 
@@ -85,10 +104,10 @@ static void write_result(const char *format, ...)
 	va_end(arguments);
 	if (length >= (int)sizeof(line))
 		length = sizeof(line) - 1;
-	snprintf(from, sizeof(from), "%s/result.new", step.directory);
 	snprintf(to, sizeof(to), "%s/result", step.directory);
-	file = open(from, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (file < 0 || write(file, line, length) != length || rename(from, to) < 0)
+	file = open_result(from, sizeof(from));
+	if (file < 0 || write(file, line, length) != length || ftruncate(file, length) < 0 ||
+	    rename(from, to) < 0)
 		_exit(126);
 	close(file);
 }
@@ -326,6 +345,7 @@ int main(int argc, char **argv, char **environment)
 	supervisor = getpid();
 	setsid();
 	write_pid();
+	make_room_for_result();
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGALRM);

@@ -1,6 +1,9 @@
 """What a step leaves on disk: its result, in whatever state, and how it is removed."""
 
 import os
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +27,7 @@ META = Meta(
 def result_of(directory: Path, text: str, log: str = "") -> record.Result:
     (directory / "result").write_text(text)
     (directory / "log").write_text(log)
-    return record.result(str(directory), META)
+    return record.result(str(directory), META, record.KILLED)
 
 
 def test_a_result_is_read_in_seconds_and_bytes(tmp_path: Path) -> None:
@@ -62,7 +65,7 @@ def test_a_result_that_is_not_whole_is_a_lost_step(tmp_path: Path, text: str) ->
 
 
 def test_no_result_at_all_is_a_lost_step(tmp_path: Path) -> None:
-    assert record.result(str(tmp_path / "nosuch"), META).outcome is Outcome.lost
+    assert record.result(str(tmp_path / "nosuch"), META, record.KILLED).outcome is Outcome.lost
 
 
 @pytest.mark.parametrize(
@@ -106,24 +109,53 @@ def test_only_the_supervisor_of_that_step_is_taken_for_it() -> None:
     assert not record.is_supervisor(2**22 + 1, "/run/maid/steps/1-2")
 
 
-def test_a_process_that_began_after_its_number_was_written_is_not_killed(tmp_path: Path) -> None:
-    """It has the number of a container's first process that is long gone."""
-    import subprocess
-
+@pytest.fixture
+def first_process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is the first of a pid namespace, as a container's is; its number is the only
+    one among the children of this."""
     process = subprocess.Popen(
         ["unshare", "--user", "--map-root-user", "--pid", "--fork", "sleep", "60"]
     )
-    try:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while not (found := children.read_text().split()):
-            assert process.poll() is None
-        (tmp_path / "pid").write_text(found[0])
-        os.utime(tmp_path / "pid", (1, 1))
-        record.kill_container(str(tmp_path))
+    yield process
+    process.kill()
+    process.wait()
+
+
+def number_of(process: subprocess.Popen[bytes]) -> str:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not (found := children.read_text().split()):
         assert process.poll() is None
-        os.utime(tmp_path / "pid")
-        record.kill_container(str(tmp_path))
-        process.wait(5)
-    finally:
-        process.kill()
-        process.wait()
+    return found[0]
+
+
+def since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def test_a_process_that_is_older_than_the_step_or_younger_is_not_killed(
+    tmp_path: Path, first_process: subprocess.Popen[bytes]
+) -> None:
+    """It has the number of a container's first process that is long gone."""
+    (tmp_path / "step.json").touch()
+    (tmp_path / "pid").write_text(number_of(first_process))
+    for begun in (0.0, since_boot() - 100, since_boot() + 100):
+        record.kill_container(str(tmp_path), begun)
+        assert first_process.poll() is None
+
+
+@pytest.mark.parametrize("jump", [0, 86400, -86400], ids=["not set", "a day on", "a day back"])
+def test_a_container_is_known_whatever_the_clock_was_set_to_since(
+    tmp_path: Path, first_process: subprocess.Popen[bytes], jump: int
+) -> None:
+    (tmp_path / "step.json").touch()
+    (tmp_path / "pid").write_text(number_of(first_process))
+    for file in tmp_path.iterdir():
+        os.utime(file, (time.time() - jump,) * 2)
+    record.kill_container(str(tmp_path), since_boot())
+    first_process.wait(5)
+
+
+def test_a_step_that_ended_without_a_word_is_lost_and_says_why(tmp_path: Path) -> None:
+    for status, words in ((9, "was killed"), (126 << 8, f"is {tmp_path} full?")):
+        why = record.why_lost(status, str(tmp_path))
+        assert words in str(record.result(str(tmp_path), META, why).error)

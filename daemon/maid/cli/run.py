@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from maid.cli import render
 from maid.client import Client, ConnectionLost
-from maid.errors import DaemonUnreachable, MaidError, StepRefused
+from maid.errors import DaemonUnreachable, MaidError, StepRefused, StepUnknown
 
 FAILED = 125
 """Exit status when maid itself failed, as docker has it: the command's own statuses are below."""
@@ -76,19 +77,20 @@ def submit(socket: str, request: Request, streams: tuple[int, int, int]) -> dict
     try:
         parameters = _parameters(request, streams, descriptors)
         client = Client(socket)
-        identifier = ""
+        # Chosen here: so a daemon that is killed before it answers can be asked for the step too.
+        identifier = parameters["id"] = f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(8)}"
+        began = False
         try:
             for reply in client.stream("io.maid.Steps.Run", parameters, descriptors):
                 step = reply["step"]
                 if step.get("started"):
-                    identifier = step["started"]["id"]
+                    began = True
                     _close(descriptors)
                 if step.get("finished"):
                     return {"id": identifier, **step["finished"]}
-        except ConnectionLost:
-            if not identifier:
-                raise
-            return {"id": identifier, **_take_up(socket, identifier)}
+        except ConnectionLost as lost:
+            _close(descriptors)
+            return {"id": identifier, **_take_up(socket, identifier, began, lost)}
         finally:
             client.close()
     finally:
@@ -148,8 +150,11 @@ def _parameters(
     return parameters
 
 
-def _take_up(socket: str, identifier: str) -> dict[str, Any]:
-    """The daemon went away while the step runs on: wait for the next one and ask it."""
+def _take_up(socket: str, identifier: str, began: bool, lost: ConnectionLost) -> dict[str, Any]:
+    """The daemon went away while the step runs on: wait for the next one and ask it.
+
+    Where it had not said that the step `began`, the next one knows, and `lost` is raised if not.
+    """
     until = time.monotonic() + RECONNECT
     while True:
         try:
@@ -157,9 +162,17 @@ def _take_up(socket: str, identifier: str) -> dict[str, Any]:
                 reply = client.call("io.maid.Steps.Wait", {"id": identifier})
                 result: dict[str, Any] = reply["result"]
                 return result
+        except StepUnknown:
+            if began:
+                raise
+            raise lost from None
         except ConnectionLost:
+            if not began:
+                raise  # it is there, and does not want us
             until = time.monotonic() + RECONNECT  # it was there, and went away again
         except DaemonUnreachable:
+            if not began and not os.path.exists(socket):
+                raise lost from None  # it was stopped, and took its socket with it
             if time.monotonic() > until:
                 raise MaidError(
                     f"the daemon went away while the step {identifier} was running",

@@ -100,6 +100,7 @@ class Core:
         self.machine = Machine(config, scope, events.emit)
         self.acceleration = Acceleration(config, events.emit)
         self.runner = Runner(self.machine, self.acceleration, events.emit)
+        self.runner.choose_runtime = self.choose_runtime
         self._sightings = Sightings(self.acceleration)
         self._config_file = config_file
         self._instance_prefix = instance_prefix

@@ -31,6 +31,7 @@ from maid.service.core import Core
 from maid.service.describe import INTERFACES
 from maid.service.events import Events, under_journal
 from maid.service.server import Server
+from maid.steps.exhausted import refused
 
 log = logging.getLogger("maid.daemon")
 
@@ -162,7 +163,10 @@ async def _serve(core: Core, bound: socket.socket) -> int:
         await core.stop()
         await asyncio.sleep(0.01)
         return 0
-    starting.result()
+    try:
+        starting.result()
+    except (OSError, RuntimeError) as error:
+        raise refused(error, "the daemon cannot start") from error
 
     def registry(peer: Peer) -> VarlinkInterfaceRegistry:
         made = VarlinkInterfaceRegistry()

@@ -9,9 +9,16 @@ from collections.abc import Iterable, Iterator
 from asyncvarlink.error import TypedVarlinkErrorReply
 from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
 
-from maid.errors import AccessDenied, LimitReached, MaidError, PlatformUnavailable, StepRefused
+from maid.errors import (
+    AccessDenied,
+    LimitReached,
+    MaidError,
+    PlatformUnavailable,
+    StepRefused,
+    StepUnknown,
+)
 from maid.service.access import Peer, Role
-from maid.steps.runner import StepUnknown
+from maid.steps.exhausted import refused
 
 
 class Failed(TypedVarlinkErrorReply, interface="io.maid.Manager"):
@@ -71,12 +78,9 @@ def as_varlink() -> Iterator[None]:
         raise LimitExceeded(message=error.message, hint=error.hint) from error
     except StepRefused as error:
         raise Refused(message=error.message, hint=error.hint) from error
-    except OSError as error:
-        raise Failed(
-            message=f"the machine refused it: {error.strerror or error}",
-            hint="journalctl -u maid",
-            status=1,
-        ) from error
+    except (OSError, RuntimeError) as error:
+        words = refused(error, "the machine refused it")
+        raise Failed(message=words.message, hint=words.hint, status=1) from error
     except MaidError as error:
         raise Failed(message=error.message, hint=error.hint, status=error.exit_status) from error
 

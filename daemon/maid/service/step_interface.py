@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
 from asyncvarlink.interface import LastResult
+from asyncvarlink.serviceinterface import InvalidParameter
 
 from maid import platforms
 from maid.config import Accelerate, Network
@@ -31,7 +32,7 @@ from maid.steps.bundle import PROFILE_LOG
 from maid.steps.launch import Descriptors
 from maid.steps.runner import Active
 from maid.steps.serve import platform_of
-from maid.steps.step import Bind, Result, Step
+from maid.steps.step import Bind, Result, Step, is_id
 
 A_YEAR = 31_536_000.0
 """Seconds: the longest time limit."""
@@ -115,6 +116,7 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
         accelerate: bool | None = None,
         require_acceleration: bool | None = None,
         profile: FileDescriptor | None = None,
+        id: str | None = None,
     ) -> AsyncIterator[StepReply]:
         """Run `command` in the directory `rootfs` for `platform` (null: that of the programs in
         it).
@@ -123,6 +125,10 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
         with the sub-directories upper and work: then the rootfs stays as it is. `network` is host
         or none, `timeout` in seconds, `memory` in bytes. Closing the connection ends the step.
 
+        `id` is the step's, where the caller wants to choose it: hexadecimal digits, a hyphen and at
+        least eight of them more, used by no other step. Whoever loses the connection to a daemon
+        that is killed can Wait for it at the next one, and knows then whether the step began.
+
         `accelerate`: whether native tools stand in (null: as the configuration has it);
         `require_acceleration`: the step is refused where none can. `profile` is a file to which a
         record of every program is written (native/profile.c says how)."""
@@ -130,6 +136,8 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
         with as_varlink(), contextlib.ExitStack() as handed:
             mounts = binds or []
             texts("command", command)
+            if id is not None and not is_id(id):
+                raise InvalidParameter(parameter="id")
             texts("environment", (text for pair in (environment or {}).items() for text in pair))
             texts("binds", (bind.destination for bind in mounts))
             texts("tmpfs", tmpfs or [])
@@ -191,7 +199,7 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
             )
             begun: asyncio.Future[Active] = asyncio.get_running_loop().create_future()
             running = asyncio.ensure_future(
-                runner.run(step, self._peer.caller(), given, seen, begun.set_result)
+                runner.run(step, self._peer.caller(), given, seen, begun.set_result, id or "")
             )
             try:
                 await asyncio.wait((begun, running), return_when=asyncio.FIRST_COMPLETED)

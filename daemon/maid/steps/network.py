@@ -46,7 +46,7 @@ class Networks:
             for attempt in (1, 2):
                 try:
                     return await self._ask(user_namespace)
-                except (OSError, TimeoutError) as error:
+                except (OSError, RuntimeError, TimeoutError) as error:
                     # The worker ends when idle: the first failure only means that it is gone.
                     await self.close()
                     if attempt == 2:

@@ -16,9 +16,6 @@ import time
 
 import msgspec
 
-# At once, not when it is needed: a container without a supervisor should not live that much longer.
-import psutil
-
 from maid.steps import programs
 from maid.steps.cgroups import Limits
 from maid.steps.step import Outcome, Result
@@ -36,7 +33,11 @@ PLACES = ("rootfs", "lower", "changes", "sys", "init", "profile", "store", "prog
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """What the daemon writes down of a step before it starts: step.json in its directory."""
+    """What the daemon writes down of a step before it starts: step.json in its directory.
+
+    `started` is in seconds since 1970, for people; `begun` in seconds since the machine started,
+    which no clock that is set can change.
+    """
 
     id: str
     uid: int
@@ -48,6 +49,7 @@ class Meta(msgspec.Struct, frozen=True):
     table: str
     cgroups: tuple[str, ...] = ()
     peak_file: str = ""
+    begun: float = 0.0
 
     @property
     def limits(self) -> Limits:
@@ -116,14 +118,14 @@ def _remove_place(path: str) -> None:
         pass
 
 
-def result(directory: str, meta: Meta) -> Result:
+def result(directory: str, meta: Meta, why_lost: str) -> Result:
     """How the step ended, from what its supervisor wrote; lost when it wrote nothing (whole)."""
     fields = read_text(f"{directory}/result").split(maxsplit=6)
     try:
         outcome = Outcome(fields[0])
         number, wall, user, system, kilobytes = (int(word) for word in fields[1:6])
     except (IndexError, ValueError):
-        return lost(meta)
+        return lost(meta, why_lost)
     status, signal_number = number, None
     error: str | None = None
     if outcome is Outcome.refused:
@@ -154,14 +156,25 @@ def result(directory: str, meta: Meta) -> Result:
     )
 
 
-def lost(meta: Meta) -> Result:
-    """The result of a step whose supervisor was killed."""
+KILLED = "the step's supervisor was killed, and the step was ended with it"
+NOT_BEGUN = "the daemon was killed before the step began"
+
+
+def why_lost(status: int, directory: str) -> str:
+    """Why a supervisor that has ended with this status (as waitpid(2) has it) left no result."""
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        return f"the step could not be started, or its result not be written: is {directory} full?"
+    return KILLED
+
+
+def lost(meta: Meta, why: str) -> Result:
+    """The result of a step whose supervisor left none."""
     return Result(
         outcome=Outcome.lost,
         status=125,
         signal=None,
-        error="the step's supervisor was killed, and the step was ended with it",
-        wall=max(0.0, time.time() - meta.started),
+        error=why,
+        wall=max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - meta.begun),
         user=0.0,
         system=0.0,
         peak_memory=0,
@@ -194,6 +207,12 @@ def is_supervisor(pid: int, directory: str) -> bool:
     return words[1:3] == [b"directory", os.fsencode(directory)]
 
 
+def find_supervisor(directory: str) -> int:
+    """The supervisor of a step that has not written its number down yet; 0 when there is none."""
+    numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return next((pid for pid in numbers if is_supervisor(pid, directory)), 0)
+
+
 def in_use(directory: str) -> bool:
     """Whether a process, the runtime, names the step's directory in its command line."""
     needle = os.fsencode(directory)
@@ -205,11 +224,13 @@ def in_use(directory: str) -> bool:
     return False
 
 
-def kill_container(directory: str) -> None:
-    """Kill the first process of a container whose supervisor is gone, and its namespace with it."""
+def kill_container(directory: str, begun: float) -> None:
+    """Kill the first process of a container whose supervisor is gone, and its namespace with it.
+
+    `begun` is when the step was (Meta.begun).
+    """
     try:
         pid = int(read_text(f"{directory}/pid") or "0")
-        written = os.stat(f"{directory}/pid").st_mtime
         handle = os.pidfd_open(pid) if pid > 0 else -1
     except (OSError, ValueError):
         return
@@ -218,10 +239,25 @@ def kill_container(directory: str) -> None:
     try:
         with open(f"/proc/{pid}/status") as file:
             innermost = next((line.split()[-1] for line in file if line.startswith("NSpid:")), "")
-        # The number may be another process's by now: ours was there before the file was written.
-        if innermost == "1" and psutil.Process(pid).create_time() <= written + 1:
+        # The number may be another process's by now. Ours came after the step had begun, and before
+        # the file was written.
+        if innermost == "1" and begun - 1 <= _started(pid) <= begun + _preparing(directory) + 1:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
-    except (OSError, psutil.Error):
+    except (OSError, ValueError, IndexError):
         return
     finally:
         os.close(handle)
+
+
+def _started(pid: int) -> float:
+    """When a process was started, in seconds since the machine was (proc_pid_stat(5), field 22)."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _preparing(directory: str) -> float:
+    """Seconds from the step's beginning until its runtime wrote the container's number down: by the
+    files' times, which are the clock's, but not longer apart when that is set later."""
+    first = os.stat(f"{directory}/step.json").st_mtime
+    return max(0.0, os.stat(f"{directory}/pid").st_mtime - first)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from maid import kernel
 from maid.emulation.targets import Target, for_header
 from maid.errors import StepRefused
+from maid.steps.exhausted import refused
 
 SHELLS = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/usr/bin/dpkg", "/sbin/apk", "/bin/bash")
 """Programs that tell a distribution's architecture; the first one that is an ELF file decides."""
@@ -95,7 +96,11 @@ async def look_apart(root: int, programs: Iterable[str] = ()) -> Look:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, found)
 
-    threading.Thread(target=work, name="maid-look", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="maid-look", daemon=True).start()
+    except RuntimeError as error:
+        os.close(own)
+        raise refused(error, "the root file system cannot be looked at") from error
     try:
         return await asyncio.wait_for(answer, PATIENCE)
     except TimeoutError:

@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -22,9 +22,10 @@ import msgspec
 
 from maid.config import Network
 from maid.emulation.machine import Machine
-from maid.errors import AccessDenied, MaidError
+from maid.errors import AccessDenied, StepRefused, StepUnknown
 from maid.steps import cgroups, launch, programs, record, rootfs, serve
 from maid.steps.accelerate import Accelerator, NativeStore
+from maid.steps.exhausted import refused
 from maid.steps.launch import Caller, Descriptors
 from maid.steps.network import Networks
 from maid.steps.places import Places
@@ -51,10 +52,6 @@ STUBBORN = 5.0
 step has begun (a mount of a file system that does not answer)."""
 
 
-class StepUnknown(MaidError):
-    """There is no step of that id that the caller may see."""
-
-
 @dataclass
 class Active:
     """A step that was started. `finished` holds its result, which somebody has taken once `claimed`
@@ -76,9 +73,14 @@ class Active:
         return self.finished.done()
 
 
+async def _nothing() -> None:
+    return None
+
+
 class Runner:
     """Starts, watches, cancels and takes up steps. `emit` is told of ends: kind, target, sentence;
-    `store` is where native tools come from."""
+    `store` is where native tools come from; `choose_runtime` is called to look for a `runtime`
+    where there is none."""
 
     def __init__(
         self, machine: Machine, store: NativeStore | None, emit: Callable[[str, str, str], None]
@@ -86,6 +88,7 @@ class Runner:
         self.runtime: Runtime | None = None
         self.runtime_problem = "not tried yet"
         self.steps: dict[str, Active] = {}
+        self.choose_runtime: Callable[[], Awaitable[None]] = _nothing
         self.outcomes: dict[str, int] = defaultdict(int)
         self.accelerator = Accelerator(store, emit)
         self._machine = machine
@@ -105,9 +108,11 @@ class Runner:
         given: Descriptors,
         seen: Look,
         started: Callable[[Active], None],
+        identifier: str = "",
     ) -> Result:
         """Run `step` and return its result; `seen` is what `look` saw in its root file system, and
-        `started` is called once it has begun.
+        `started` is called once it has begun. `identifier` is the caller's choice, "" for none: one
+        who has chosen it can ask the next daemon whether the step began.
 
         When the waiting is cancelled (the caller went away) the step is ended. Raises StepRefused,
         PlatformUnavailable, LimitReached, RuntimeUnavailable.
@@ -115,7 +120,7 @@ class Runner:
         step.check()
         serve.check_rootfs(self._machine, step, given, seen)
         async with self._places.one(caller.uid, self._machine.config.steps):
-            active = await self._start(step, caller, given, seen)
+            active = await self._start(step, caller, given, seen, identifier)
             started(active)
             return await self.wait(active)
 
@@ -125,13 +130,17 @@ class Runner:
         programs = rootfs.candidates(command[0], path) if command else []
         return await rootfs.look_apart(root, programs)
 
-    async def _start(self, step: Step, caller: Caller, given: Descriptors, seen: Look) -> Active:
+    async def _start(
+        self, step: Step, caller: Caller, given: Descriptors, seen: Look, identifier: str
+    ) -> Active:
+        if self.runtime is None:  # one may have been installed, or have got room to be tried
+            await self.choose_runtime()
         self._chosen_runtime()
         served = await serve.serve(self._machine, step, caller)
         pinned = served.table.pinned if served.table else None
         launch.check_ids(step, pinned.mapping if pinned else None)
         if served.via != "emulated":
-            return await self._spawn(step, caller, given, seen, served)
+            return await self._spawn(step, caller, given, seen, served, identifier)
         store = await self.accelerator.directory(
             str(step.platform),
             step.accelerate,
@@ -140,21 +149,52 @@ class Runner:
             trusted=caller.mapping is None,
         )
         if store < 0:
-            return await self._spawn(step, caller, given, seen, served)
+            return await self._spawn(step, caller, given, seen, served, identifier)
         own = os.dup(store)  # the store's own is closed where it is switched off
         try:
-            return await self._spawn(step, caller, replace(given, store=own), seen, served)
+            given = replace(given, store=own)
+            return await self._spawn(step, caller, given, seen, served, identifier)
         finally:
             os.close(own)
 
     async def _spawn(
-        self, step: Step, caller: Caller, given: Descriptors, seen: Look, served: Served
+        self,
+        step: Step,
+        caller: Caller,
+        given: Descriptors,
+        seen: Look,
+        served: Served,
+        identifier: str,
     ) -> Active:
+        network = -1
+        if step.network is Network.NONE:
+            pinned = served.table.pinned if served.table else None
+            network = await self._network(pinned.open_user() if pinned else -1)
+        try:
+            return self._begin(step, caller, given, seen, served, network, identifier or new_id())
+        except (OSError, RuntimeError) as error:
+            raise refused(error, f"the step for {step.platform} could not be started") from error
+        finally:
+            if network >= 0:
+                os.close(network)
+
+    def _begin(
+        self,
+        step: Step,
+        caller: Caller,
+        given: Descriptors,
+        seen: Look,
+        served: Served,
+        network: int,
+        identifier: str,
+    ) -> Active:
+        """Never waits, so that nobody else takes the id in between."""
         runtime = self._chosen_runtime()
         table = served.table
         pinned = table.pinned if table else None
-        identifier = new_id()
         directory = f"{self._directory}/{identifier}"
+        if identifier in self.steps or os.path.lexists(directory):
+            raise StepRefused(f"there is a step {identifier} already", "choose another id")
         plan = cgroups.plan(identifier, step.memory, step.cpus)
         meta = Meta(
             id=identifier,
@@ -162,16 +202,14 @@ class Runner:
             platform=str(step.platform),
             command=step.command,
             started=time.time(),
+            begun=time.clock_gettime(time.CLOCK_BOOTTIME),
             via=served.via,
             interpreter=served.interpreter,
             table=table.key if table else "",
             cgroups=plan.limits.directories if plan else (),
             peak_file=plan.limits.peak_file if plan else "",
         )
-        network = -1
         try:
-            if step.network is Network.NONE:
-                network = await self._network(pinned.open_user() if pinned else -1)
             launch.write_bundle(
                 step, directory, pinned, network >= 0, seen.resolver, given.store >= 0
             )
@@ -185,9 +223,6 @@ class Runner:
             meta.limits.remove()
             record.remove(directory)
             raise
-        finally:
-            if network >= 0:
-                os.close(network)
         return self._watch(meta, directory, pid, child=True)
 
     def _chosen_runtime(self) -> Runtime:
@@ -229,19 +264,18 @@ class Runner:
         asyncio.get_running_loop().remove_reader(active.handle)
         os.close(active.handle)
         active.handle = -1
-        if active.child:
-            os.waitpid(active.pid, 0)
-        self._finish(active)
+        status = os.waitpid(active.pid, 0)[1] if active.child else 0
+        self._finish(active, record.why_lost(status, self._directory))
 
-    def _finish(self, active: Active) -> None:
+    def _finish(self, active: Active, why_lost: str) -> None:
         result = self.accelerator.counted(
             active.meta.id,
             active.meta.platform,
             record.read_text(f"{active.directory}/{programs.FILE}"),
-            record.result(active.directory, active.meta),
+            record.result(active.directory, active.meta, why_lost),
         )
         if result.outcome is Outcome.lost:
-            record.kill_container(active.directory)
+            record.kill_container(active.directory, active.meta.begun)
         active.finished.set_result(result)
         self.outcomes[result.outcome.value] += 1
         if result.outcome is not Outcome.exited:
@@ -281,7 +315,7 @@ class Runner:
             if not record.in_use(active.directory):
                 break
             await asyncio.sleep(PAUSE)
-        record.kill_container(active.directory)
+        record.kill_container(active.directory, active.meta.begun)
         record.remove(active.directory)
 
     async def wait(self, active: Active) -> Result:
@@ -340,8 +374,7 @@ class Runner:
                     self._take_up(directory)
                 except (OSError, msgspec.MsgspecError) as error:
                     log.warning("step %s cannot be taken up (%s): it is removed", name, error)
-                    record.kill_container(directory)
-                    record.remove(directory)
+                    record.remove(directory)  # what was begun has a record: written before
         running = [active for active in self.steps.values() if not active.done]
         for active in running:
             self._places.take(active.meta.uid)
@@ -352,14 +385,14 @@ class Runner:
     def _take_up(self, directory: str) -> None:
         with open(f"{directory}/step.json", "rb") as file:
             meta = msgspec.json.decode(file.read(), type=Meta)
-        pid = int(record.read_text(f"{directory}/supervisor") or "0")
+        pid = int(record.read_text(f"{directory}/supervisor") or record.find_supervisor(directory))
         if pid > 0 and not os.path.exists(f"{directory}/result"):
             with contextlib.suppress(ProcessLookupError):
                 self._watch(meta, directory, pid, child=False)
                 return
         active = Active(meta, directory, pid, False, asyncio.get_running_loop().create_future())
         self.steps[meta.id] = active
-        self._finish(active)
+        self._finish(active, record.KILLED if pid else record.NOT_BEGUN)
 
     def _free(self, uid: int, _: asyncio.Future[Result]) -> None:
         self._places.free(uid)

@@ -7,6 +7,7 @@ where crun does not work. Both are found out by running a real container, not by
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -19,11 +20,17 @@ from maid.emulation.targets import PROBE_STATUS, TARGETS, own
 from maid.errors import MaidError
 from maid.platforms import host
 from maid.steps.bundle import bundle
+from maid.steps.exhausted import refused
 from maid.steps.record import read_text, remove
 from maid.steps.step import Step
 
+log = logging.getLogger(__name__)
+
 UNIFIED = "/sys/fs/cgroup/unified"
 """Where a hybrid cgroup tree has its v2 part: crun before 1.9 refuses to run where it sees it."""
+
+TRIAL = "trial-"
+"""How the directories of trials begin."""
 
 TRIAL_TIMEOUT = 10.0
 """Seconds for the trial container; it needs some 30 ms."""
@@ -75,6 +82,9 @@ async def choose(wanted: str, directory: str, pinned: Pinned | None) -> Runtime:
     `pinned` the instance whose namespace is joined, as steps do. Raises RuntimeUnavailable with
     what each said.
     """
+    for name in os.listdir(directory):
+        if name.startswith(TRIAL):  # of a daemon that was killed
+            _remove_trial(f"{directory}/{name}")
     names = ["crun", "runc"] if wanted == "auto" else [wanted]
     said = []
     for name in names:
@@ -86,7 +96,10 @@ async def choose(wanted: str, directory: str, pinned: Pinned | None) -> Runtime:
         version = await _version(path)
         for hide in ("", UNIFIED) if os.path.isdir(UNIFIED) else ("",):
             runtime = Runtime(kind, path, version, hide)
-            error = await _trial(runtime, directory, pinned)
+            try:
+                error = await _trial(runtime, directory, pinned)
+            except (OSError, RuntimeError) as reason:
+                error = refused(reason, "it could not be tried").message
             if not error:
                 return runtime
             said.append(f"{name}{' without ' + hide if hide else ''}: {error}")
@@ -123,8 +136,15 @@ async def _version(path: str) -> str:
 
 async def _trial(runtime: Runtime, directory: str, pinned: Pinned | None) -> str:
     """Run the machine's own probe as a container; "" when it worked, else why not."""
-    trial = f"{directory}/trial-{runtime.name}{'-hidden' if runtime.hide else ''}"
+    trial = f"{directory}/{TRIAL}{runtime.name}{'-hidden' if runtime.hide else ''}"
     _remove_trial(trial)
+    try:
+        return await _try(runtime, trial, pinned)
+    finally:
+        _remove_trial(trial)
+
+
+async def _try(runtime: Runtime, trial: str, pinned: Pinned | None) -> str:
     os.makedirs(f"{trial}/source", mode=0o755)
     with open(f"{trial}/source/probe", "wb") as file:
         file.write(TARGETS[own()].probe or b"")
@@ -163,14 +183,13 @@ async def _trial(runtime: Runtime, directory: str, pinned: Pinned | None) -> str
         ended = read_text(f"{trial}/result").split(maxsplit=6)
         if ended[:2] == ["exited", str(PROBE_STATUS)]:
             return ""
-        log = read_text(f"{trial}/log").strip()
-        return log or " ".join(ended) or "it ended without a word"
+        said = read_text(f"{trial}/log").strip()
+        return said or " ".join(ended) or "it ended without a word"
     finally:
         os.close(root)
         command = runtime.delete_command("maid-trial", trial)
         if command:
             await quietly(command)
-        _remove_trial(trial)
 
 
 def _remove_trial(trial: str) -> None:
@@ -180,13 +199,17 @@ def _remove_trial(trial: str) -> None:
 
 async def quietly(command: list[str]) -> None:
     """Run a command whose outcome does not matter, with a time limit of ten seconds."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={"PATH": _path()},
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={"PATH": _path()},
+        )
+    except (OSError, RuntimeError) as error:  # no processes, descriptors or threads are left
+        log.warning("%s: %s", command[0], error)
+        return
     try:
         await asyncio.wait_for(process.wait(), TRIAL_TIMEOUT)
     except TimeoutError:

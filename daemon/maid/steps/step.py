@@ -5,6 +5,7 @@ runner.py. Result goes over the socket as it is, so annotations stay real object
 """
 
 import math
+import re
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -167,3 +168,8 @@ class Result:
 def new_id() -> str:
     """An id for a step, unique on this machine: it sorts by time."""
     return f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(4)}"
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is of the form of an id."""
+    return re.fullmatch("[0-9a-f]{1,16}-[0-9a-f]{8,32}", text) is not None
