@@ -20,6 +20,9 @@ class Kind(StrEnum):
     OWN = "own"
 
 
+_LIMIT = 1 << 63
+"""What a number of maid-profile's is below: it counts with 64 bits."""
+
 _KINDS = {"n": Kind.NATIVE, "e": Kind.EMULATED, "h": Kind.OWN}
 
 
@@ -92,7 +95,7 @@ def _records(data: bytes) -> Iterable[_Record]:
             starts, pid, user, system, peak = (int(word) for word in words[1:6])
         except ValueError:
             continue
-        if min(starts, user, system, peak) >= 0:
+        if all(0 <= each < _LIMIT for each in (starts, user, system, peak)):
             yield _Record(words[0], starts, pid, user, system, peak, words[6])
 
 

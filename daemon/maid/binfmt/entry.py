@@ -22,7 +22,13 @@ WINDOW = 128
 FLAGS = "POCF"
 """The flags that every kernel since 4.8 knows, in the order in which it shows them."""
 
+DELIMITERS = b":;,|#~!^@" + bytes(range(1, 9))
+"""What may stand between the fields, the usual one first: the kernel takes any byte."""
+
 RESERVED = frozenset({"register", "status", ".", "..", ""})
+
+NAME_LIMIT = 255
+"""Longest name in bytes: it becomes a file's (NAME_MAX)."""
 
 
 class EntryError(MaidError):
@@ -83,8 +89,7 @@ class Entry:
             self.flags.encode(),
         )
         delimiter = next(
-            (d for d in (b":", b";", b",", b"|", b"#") if not any(d in field for field in fields)),
-            None,
+            (bytes([d]) for d in DELIMITERS if not any(d in field for field in fields)), None
         )
         if delimiter is None:
             raise EntryError(f"entry {self.name}: no delimiter is free in its name and interpreter")
@@ -94,7 +99,9 @@ class Entry:
         return line
 
     def _check(self) -> None:
-        if self.name in RESERVED or "/" in self.name or "\n" in self.name:
+        """Raise EntryError for what the kernel would refuse, or show as something else."""
+        self._check_text(self.name, f"{self.name!r} cannot be the name of an entry")
+        if self.name in RESERVED or "/" in self.name or len(self.name.encode()) > NAME_LIMIT:
             raise EntryError(f"{self.name!r} cannot be the name of an entry")
         if self.kind not in ("M", "E"):
             raise EntryError(f"entry {self.name}: unknown kind {self.kind!r}")
@@ -102,15 +109,42 @@ class Entry:
             raise EntryError(f"entry {self.name}: magic must lie in the first {WINDOW} bytes")
         if self.mask and len(self.mask) != len(self.magic):
             raise EntryError(f"entry {self.name}: mask and magic differ in length")
+        if self.kind == "E":
+            self._check_extension()
+        self._check_text(
+            self.interpreter,
+            f"entry {self.name}: line break, zero byte or no UTF-8 in the interpreter's path",
+        )
         if not self.interpreter or len(self.interpreter.encode()) > INTERPRETER_LIMIT:
             raise EntryError(
                 f"entry {self.name}: an interpreter's path has 1 to {INTERPRETER_LIMIT} bytes"
             )
-        if "\n" in self.interpreter:
-            raise EntryError(f"entry {self.name}: line break in the interpreter's path")
         unknown = set(self.flags) - set(FLAGS)
         if unknown:
             raise EntryError(f"entry {self.name}: unknown flags {''.join(sorted(unknown))}")
+        if self.flags != ordered_flags(self.flags):
+            raise EntryError(
+                f"entry {self.name}: the kernel shows the flags {self.flags} as"
+                f" {ordered_flags(self.flags)}"
+            )
+
+    def _check_extension(self) -> None:
+        """An extension is shown as it is, and has neither offset nor mask."""
+        words = f"entry {self.name}: {self.magic!r} cannot be an extension"
+        try:
+            self._check_text(self.magic.decode(), words)
+        except UnicodeDecodeError:
+            raise EntryError(words) from None
+        if b"/" in self.magic or self.magic[:1] == b"." or self.mask or self.offset:
+            raise EntryError(words)
+
+    @staticmethod
+    def _check_text(text: str, words: str) -> None:
+        """Raise EntryError(words) for a text that the kernel cuts, or shows so that it cannot be
+        told from others: with line breaks, zero bytes, or halves of surrogate pairs, which stand
+        for bytes that are no UTF-8."""
+        if "\n" in text or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise EntryError(words)
 
 
 def ordered_flags(flags: str) -> str:
@@ -125,17 +159,20 @@ def parse(name: str, text: str) -> Entry:
     Flags that this kernel has and we do not know are kept, so that an entry of another's is never
     taken for something else. Raises EntryError when the text is no entry.
     """
+    unreadable = f"the kernel's text for entry {name} cannot be read: {text!r}"
+    # Nothing but "\n" ends a line: str.splitlines knows ten more, all of which a path may have.
+    state, *lines = text.removesuffix("\n").split("\n")
     fields: dict[str, str] = {}
-    enabled: bool | None = None
-    for line in text.splitlines():
-        if line in ("enabled", "disabled"):
-            enabled = line == "enabled"
-            continue
+    for line in lines:
         key, _, value = line.partition(" ")
-        fields[key.rstrip(":")] = value
-    if enabled is None or "interpreter" not in fields:
-        raise EntryError(f"the kernel's text for entry {name} cannot be read: {text!r}")
-    flags = fields.get("flags", "")
+        if key in fields:
+            raise EntryError(unreadable)
+        fields[key] = value
+    # These come first, each once; so no line break in an interpreter's path can be taken for more
+    # of the entry.
+    if state not in ("enabled", "disabled") or list(fields)[:2] != ["interpreter", "flags:"]:
+        raise EntryError(unreadable)
+    enabled, flags = state == "enabled", fields["flags:"]
     try:
         if "extension" in fields:
             extension = fields["extension"].removeprefix(".")
@@ -153,4 +190,4 @@ def parse(name: str, text: str) -> Entry:
             enabled,
         )
     except (KeyError, ValueError) as error:
-        raise EntryError(f"the kernel's text for entry {name} cannot be read: {text!r}") from error
+        raise EntryError(unreadable) from error

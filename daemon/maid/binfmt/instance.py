@@ -66,8 +66,17 @@ class Instance:
         Raises EntryError when the kernel shows what this program cannot read.
         """
         try:
-            with open(f"{self.path}/{name}", errors="backslashreplace") as file:
+            # Without newline "\r" would be read as "\n".
+            with open(f"{self.path}/{name}", errors="backslashreplace", newline="\n") as file:
                 return parse(name, file.read())
+        except OSError:
+            return None
+
+    def shown(self, name: str) -> bytes | None:
+        """What the kernel shows of the entry `name`, unread; None when there is none."""
+        try:
+            with open(f"{self.path}/{name}", "rb") as file:
+                return file.read()
         except OSError:
             return None
 
