@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -15,12 +16,12 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the process connector
 
 
 def test_a_crash_under_an_interpreter_is_told_with_its_program(tmp_path: Path) -> None:
-    told: list[tuple[str, str]] = []
+    told: list[tuple[str, str, str]] = []
 
     async def scenario() -> None:
         found = choices(configuration(tmp_path), ("aarch64",))
         async with keeping(tmp_path, found) as kept:
-            crashes = Crashes(lambda target, message: told.append((target, message)))
+            crashes = Crashes(lambda *report: told.append(report))
             await crashes.start(found.values())
             try:
                 root = tmp_path / "probes" / "aarch64"
@@ -43,9 +44,9 @@ def test_a_crash_under_an_interpreter_is_told_with_its_program(tmp_path: Path) -
 
     asyncio.run(scenario())
     assert told, "nothing was told"
-    for target, message in told:
-        assert target == "aarch64"
-        assert message.startswith("/crash (process ") and "SIG" in message
+    for target, number, message in told:
+        assert (target, number) == ("aarch64", "SIGTRAP")
+        assert re.fullmatch(r"/crash \(process \d+\) died of SIGTRAP", message)
 
 
 def event(kind: str, **fields: int) -> dict[str, object]:
@@ -58,7 +59,11 @@ def test_a_forked_child_is_what_its_parent_is() -> None:
     assert not watcher.on_event(event("FORK", parent_tgid=10, child_pid=11, child_tgid=11))
     ended = event("EXIT", process_pid=11, process_tgid=11, exit_code=int(signal.SIGSEGV) | 0x80)
     told = watcher.on_event(ended)
-    assert told == {"target": "arm", "message": "/bin/sh (process 11) died of SIGSEGV"}
+    assert told == {
+        "target": "arm",
+        "signal": "SIGSEGV",
+        "message": "/bin/sh (process 11) died of SIGSEGV",
+    }
     assert watcher.on_event(ended) is None
 
 

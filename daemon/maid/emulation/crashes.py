@@ -32,8 +32,8 @@ CRASHES = frozenset(
 )
 """Signals that a program does not end by on purpose, as a rule."""
 
-Report = Callable[[str, str], None]
-"""Called with the target's name and a sentence."""
+Report = Callable[[str, str, str], None]
+"""Called with the target's name, the signal's ("" when the watching has ended) and a sentence."""
 
 
 class Crashes:
@@ -92,10 +92,11 @@ class Crashes:
         data = self._socket.recv(65536)
         if not data:
             self._forget()
-            self._report("", "crashes are not watched any longer: the watching process has ended")
+            ended = "crashes are not watched any longer: the watching process has ended"
+            self._report("", "", ended)
             return
         told = json.loads(data)
-        self._report(told["target"], told["message"])
+        self._report(told["target"], told["signal"], told["message"])
 
 
 class Watcher:
@@ -122,6 +123,7 @@ class Watcher:
                     name = signal.Signals(number).name
                     return {
                         "target": target,
+                        "signal": name,
                         "message": f"{program} (process {event['process_tgid']}) died of {name}",
                     }
         return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from maid.binfmt.entry import Entry
@@ -10,6 +12,7 @@ from maid.emulation.emulators import Choice, Offer
 from maid.emulation.patience import Patience
 from maid.emulation.probes import Cause, ProbeResult
 from maid.emulation.targets import Target
+from maid.measures import SHORT, Histogram
 
 TIMEOUTS = 3
 """Probes in a row that must run out of time before that counts against an interpreter."""
@@ -80,7 +83,11 @@ class Kept:
 
 @dataclass
 class Counters:
-    """How often things happened since the daemon started."""
+    """How often things happened since the daemon started.
+
+    `causes` counts the repairs by what was undone (culprit.Cause), `last_heal` is the last one's
+    time in seconds since 1970; `probe_times` has how long probes took, by target.
+    """
 
     registrations: int = 0
     renewals: int = 0
@@ -90,3 +97,20 @@ class Counters:
     remounts: int = 0
     probes_ok: int = 0
     probes_failed: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
+    last_heal: float = 0.0
+    probe_times: dict[str, Histogram] = field(default_factory=dict)
+
+    def healed(self, cause: str, count: int) -> None:
+        """Something was repaired so many times."""
+        self.heals += count
+        self.causes[cause] += count
+        self.last_heal = time.time()
+
+    def probed(self, target: str, result: ProbeResult) -> None:
+        """A probe gave this result."""
+        if result.ok:
+            self.probes_ok += 1
+        else:
+            self.probes_failed += 1
+        self.probe_times.setdefault(target, Histogram(SHORT)).observe(result.ms / 1000)

@@ -10,9 +10,9 @@ import os
 import platform as host_platform
 import resource
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -108,6 +108,7 @@ class Core:
         self._reloading = asyncio.Lock()
         self._limits_problem: str | None = None
         self._crashes: Crashes | None = None
+        self._crashed: Counter[tuple[str, str]] = Counter()
 
     async def start(self) -> None:
         """Everything up to the first probes' verdicts. Raises MaidError when that is not
@@ -144,10 +145,15 @@ class Core:
                 await self._crashes.close()
                 self._crashes = None
         elif self._crashes is None:
-            self._crashes = Crashes(partial(self.events.emit, "crashed"))
+            self._crashes = Crashes(self._on_crash)
             await self._crashes.start(choices)
         else:
             self._crashes.update(choices)
+
+    def _on_crash(self, target: str, signal: str, message: str) -> None:
+        if signal:
+            self._crashed[target, signal] += 1
+        self.events.emit("crashed", target, message)
 
     async def stop(self) -> None:
         """Let go of everything; entries and running steps stay (rule 6)."""
@@ -198,11 +204,15 @@ class Core:
     def metrics(self) -> str:
         """The metrics in Prometheus' text format."""
         return metrics.exposition(
-            self.machine,
-            self.runner,
-            store_status.summary(self.acceleration, ()),
-            self.events,
-            self.count_connections,
+            metrics.Sources(
+                machine=self.machine,
+                runner=self.runner,
+                store=store_status.summary(self.acceleration, ()),
+                events=self.events,
+                started=self.started,
+                crashes=self._crashed,
+                connections=self.count_connections,
+            )
         )
 
     async def diagnose(self) -> list[Finding]:

@@ -1,42 +1,61 @@
 """The daemon's numbers in Prometheus' text format, made when somebody asks.
 
-Nothing is counted here: every number is read from where it is kept.
+Nothing is counted here: every number is read from where it is kept. What each is stands in
+metric_kinds.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from maid import __version__
+from maid.service.metric_kinds import METRICS
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from maid.emulation.machine import Machine
+    from maid.measures import Histogram
     from maid.service.events import Events
     from maid.service.store_status import StoreSummary
     from maid.steps.runner import Runner
 
+Samples = Iterable[tuple[tuple[str, ...], float]]
+"""The labels' values and the number of each sample of a metric."""
 
-def exposition(
-    machine: Machine,
-    runner: Runner,
-    store: StoreSummary,
-    events: Events,
-    connections: Callable[[], int],
-) -> str:
+NOBODY = "none"
+"""The owner of what no entry serves."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the numbers are kept. `started` is the daemon's start in seconds since 1970; `crashes`
+    are counted by target and signal; `connections` tells how many are open."""
+
+    machine: Machine
+    runner: Runner
+    store: StoreSummary
+    events: Events
+    started: float
+    crashes: Mapping[tuple[str, str], int]
+    connections: Callable[[], int]
+
+
+def exposition(sources: Sources) -> str:
     """All metrics: maid's own, and process_* of the daemon as every Prometheus client has them."""
     # Imported here: it costs 40 ms and some megabytes, and most daemons are never asked.
     from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
     class Collector:
         def collect(self) -> Iterable[Metric]:
-            yield from _platforms(machine)
-            yield from _keeper(machine)
-            yield from _steps(runner)
-            yield from _store(store)
-            yield from _service(events, connections)
+            yield from _platforms(sources.machine)
+            yield from _keeper(sources.machine)
+            yield from _steps(sources.runner)
+            yield from _store(sources.store)
+            yield from _service(sources)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector())
@@ -44,102 +63,116 @@ def exposition(
     return generate_latest(registry).decode()
 
 
-def _platforms(machine: Machine) -> Iterable[Metric]:
-    from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+def _numbers(name: str, samples: Samples) -> Metric:
+    """A gauge or a counter."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    names = ["platform", "target"]
-    up = GaugeMetricFamily(
-        "maid_platform_executes", "Whether the last probe of the platform worked", labels=names
+    kind = METRICS[name]
+    make: Any = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}[kind.kind]
+    family: Metric = make(name, kind.text, labels=kind.labels)
+    for labels, value in samples:
+        family.add_metric(labels, value)  # type: ignore[attr-defined]
+    return family
+
+
+def _number(name: str, value: float) -> Metric:
+    return _numbers(name, [((), value)])
+
+
+def _histogram(name: str, samples: Iterable[tuple[tuple[str, ...], Histogram]]) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily
+
+    kind = METRICS[name]
+    family = HistogramMetricFamily(name, kind.text, labels=kind.labels)
+    for labels, each in samples:
+        family.add_metric(labels, each.buckets(), each.sum)
+    return family
+
+
+def _info(name: str, samples: Iterable[tuple[tuple[str, ...], tuple[str, ...]]]) -> Metric:
+    from prometheus_client.core import InfoMetricFamily
+
+    kind = METRICS[name]
+    family = InfoMetricFamily(name, kind.text, labels=kind.labels)
+    for labels, facts in samples:
+        family.add_metric(labels, dict(zip(kind.facts, facts, strict=True)))
+    return family
+
+
+def _platforms(machine: Machine) -> Iterable[Metric]:
+    statuses = machine.statuses()
+    named = {(status.platform or "", status.target): status for status in statuses}
+    yield _numbers(
+        "maid_platform_executes",
+        [(labels, float(status.state.executes)) for labels, status in named.items()],
     )
-    info = InfoMetricFamily("maid_platform", "How the platform stands", labels=names)
-    took = GaugeMetricFamily(
-        "maid_probe_duration_seconds", "How long the last probe took", labels=["target"]
+    yield _info(
+        "maid_platform",
+        [
+            (labels, (s.state, s.via or "", s.owner or "", s.interpreter_version or ""))
+            for labels, s in named.items()
+        ],
     )
-    probed: set[str] = set()
-    for status in machine.statuses():
-        values = [status.platform or "", status.target]
-        up.add_metric(values, float(status.state.executes))
-        info.add_metric(
-            values,
-            {
-                "state": status.state,
-                "via": status.via or "",
-                "owner": status.owner or "",
-                "interpreter_version": status.interpreter_version or "",
-            },
-        )
-        if status.probe is not None and status.target not in probed:
-            probed.add(status.target)
-            took.add_metric([status.target], status.probe.ms / 1000)
-    ready = GaugeMetricFamily("maid_ready", "Whether every required platform executes")
-    ready.add_metric([], float(machine.ready()))
-    return up, info, took, ready
+    states = Counter((str(s.state), str(s.owner or NOBODY)) for s in statuses if s.platform)
+    yield _numbers("maid_platforms", sorted(states.items()))
+    probes = {s.target: s.probe.ms / 1000 for s in statuses if s.probe is not None}
+    yield _numbers(
+        "maid_probe_last_duration_seconds", [((name,), took) for name, took in probes.items()]
+    )
+    yield _number("maid_ready", float(machine.ready()))
 
 
 def _keeper(machine: Machine) -> Iterable[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-    counters = machine.served.keeper.counters
-    for name, value, text in (
-        ("registrations", counters.registrations, "Entries registered"),
-        ("renewals", counters.renewals, "Entries renewed without a gap"),
-        ("heals", counters.heals, "Entries that were gone or disabled and were repaired"),
-        ("removals", counters.removals, "Entries of maid's own removed"),
-        ("refusals", counters.refusals, "Registrations that the kernel refused"),
-        ("remounts", counters.remounts, "Times that binfmt_misc had to be mounted again"),
-    ):
-        family = CounterMetricFamily(f"maid_{name}", text)
-        family.add_metric([], value)
-        yield family
-    probes = CounterMetricFamily("maid_probes", "Probes executed", labels=["result"])
-    probes.add_metric(["ok"], counters.probes_ok)
-    probes.add_metric(["failed"], counters.probes_failed)
-    yield probes
-    instances = GaugeMetricFamily("maid_instances", "Instances kept")
-    instances.add_metric([], len(machine.tables))
-    yield instances
+    keeper = machine.served.keeper
+    counters = keeper.counters
+    owners = {True: "maid", False: "other"}
+    entries = Counter(
+        ("enabled" if entry.enabled else "disabled", owners[keeper.ledger.owns(entry)])
+        for entry in keeper.instance.entries().values()
+    )
+    yield _numbers("maid_entries", sorted(entries.items()))
+    yield _number("maid_registrations", counters.registrations)
+    yield _number("maid_renewals", counters.renewals)
+    yield _number("maid_removals", counters.removals)
+    yield _number("maid_refusals", counters.refusals)
+    causes = {**counters.causes, "unmounted": counters.remounts}
+    yield _numbers("maid_heals", [((cause,), n) for cause, n in sorted(causes.items())])
+    if counters.last_heal:
+        yield _number("maid_last_heal_timestamp_seconds", counters.last_heal)
+    yield _numbers(
+        "maid_probes", [(("ok",), counters.probes_ok), (("failed",), counters.probes_failed)]
+    )
+    yield _histogram(
+        "maid_probe_duration_seconds",
+        [((target,), each) for target, each in sorted(counters.probe_times.items())],
+    )
+    yield _number("maid_instances", len(machine.tables))
 
 
 def _steps(runner: Runner) -> Iterable[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-    running = GaugeMetricFamily("maid_steps_running", "Steps that run now")
-    running.add_metric([], sum(1 for _ in runner.running()))
-    waiting = GaugeMetricFamily("maid_steps_waiting", "Requests that wait for a place")
-    waiting.add_metric([], runner.waiting())
-    ended = CounterMetricFamily("maid_steps", "Steps that have ended", labels=["outcome"])
-    for outcome, count in sorted(runner.outcomes.items()):
-        ended.add_metric([outcome], count)
-    native = CounterMetricFamily(
-        "maid_native_programs", "Programs that ran natively in emulated steps", labels=["tool"]
+    yield _number("maid_steps_running", sum(1 for _ in runner.running()))
+    yield _number("maid_steps_waiting", runner.waiting())
+    yield _numbers("maid_steps", sorted(runner.tally.ended.items()))
+    yield _histogram(
+        "maid_step_duration_seconds",
+        [(labels, runner.tally.durations[labels]) for labels in sorted(runner.tally.durations)],
     )
-    for tool, count in sorted(runner.accelerator.native.items()):
-        native.add_metric([tool], count)
-    emulated = CounterMetricFamily("maid_emulated_programs", "Programs that QEMU ran in steps")
-    emulated.add_metric([], runner.accelerator.emulated)
-    return running, waiting, ended, native, emulated
+    yield _histogram("maid_step_wait_seconds", [((), runner.places.waited)])
+    native = sorted(runner.accelerator.native.items())
+    yield _numbers("maid_native_programs", [((tool,), count) for tool, count in native])
+    yield _number("maid_emulated_programs", runner.accelerator.emulated)
 
 
 def _store(store: StoreSummary) -> Iterable[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
-
-    for name, value, text in (
-        ("bytes", store.size, "Size of the native store"),
-        ("sets", store.sets, "Releases and architectures in the native store"),
-        ("tools", store.tools, "Programs that have a native one in the store"),
-    ):
-        family = GaugeMetricFamily(f"maid_store_{name}", text)
-        family.add_metric([], value)
-        yield family
+    yield _number("maid_store_bytes", store.size)
+    yield _number("maid_store_sets", store.sets)
+    yield _number("maid_store_tools", store.tools)
 
 
-def _service(events: Events, connections: Callable[[], int]) -> Iterable[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-
-    kinds = CounterMetricFamily("maid_events", "Events by kind", labels=["kind"])
-    for kind, count in sorted(events.counts.items()):
-        kinds.add_metric([kind], count)
-    connected = GaugeMetricFamily("maid_connections", "Open connections to the socket")
-    connected.add_metric([], connections())
-    build = InfoMetricFamily("maid_build", "The daemon's version", value={"version": __version__})
-    return kinds, connected, build
+def _service(sources: Sources) -> Iterable[Metric]:
+    kinds = sorted(sources.events.counts.items())
+    yield _numbers("maid_events", [((kind,), count) for kind, count in kinds])
+    yield _numbers("maid_crashes", sorted(sources.crashes.items()))
+    yield _number("maid_connections", sources.connections())
+    yield _number("maid_start_timestamp_seconds", sources.started)
+    yield _info("maid_build", [((), (__version__,))])

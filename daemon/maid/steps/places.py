@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from maid.config import Steps
 from maid.errors import LimitReached
+from maid.measures import LONG, Histogram
 
 
 @dataclass
@@ -19,9 +21,13 @@ class _User:
 
 
 class Places:
-    """One user's places never make another wait. First come, first served."""
+    """One user's places never make another wait. First come, first served.
+
+    `waited` is how long those waited who got a place.
+    """
 
     def __init__(self) -> None:
+        self.waited = Histogram(LONG)
         self._users: dict[int, _User] = defaultdict(_User)
 
     @contextlib.asynccontextmanager
@@ -37,9 +43,12 @@ class Places:
                     f"user {uid} has {user.running} steps running and {len(user.queue)} waiting",
                     "[steps] max_per_uid and max_queued_per_uid in maid.toml are the limits",
                 )
+            asked = time.monotonic()
             await self._turn(uid, user)
+            self.waited.observe(time.monotonic() - asked)
         else:
             user.running += 1
+            self.waited.observe(0.0)
         try:
             yield
         finally:

@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +33,7 @@ from maid.steps.rootfs import Look
 from maid.steps.runtime import Runtime, RuntimeUnavailable, quietly
 from maid.steps.serve import Served
 from maid.steps.step import DEFAULT_PATH, Outcome, Result, Step, new_id
+from maid.steps.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +89,12 @@ class Runner:
         self.runtime_problem = "not tried yet"
         self.steps: dict[str, Active] = {}
         self.choose_runtime: Callable[[], Awaitable[None]] = _nothing
-        self.outcomes: dict[str, int] = defaultdict(int)
+        self.tally = Tally()
         self.accelerator = Accelerator(store, emit)
         self._machine = machine
         self._emit = emit
         self._networks = Networks()
-        self._places = Places()
+        self.places = Places()
         self._directory = str(machine.config.paths.runtime / "steps")
         self._cleaning: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -119,7 +119,7 @@ class Runner:
         """
         step.check()
         serve.check_rootfs(self._machine, step, given, seen)
-        async with self._places.one(caller.uid, self._machine.config.steps):
+        async with self.places.one(caller.uid, self._machine.config.steps):
             active = await self._start(step, caller, given, seen, identifier)
             started(active)
             return await self.wait(active)
@@ -277,7 +277,7 @@ class Runner:
         if result.outcome is Outcome.lost:
             record.kill_container(active.directory, active.meta.begun)
         active.finished.set_result(result)
-        self.outcomes[result.outcome.value] += 1
+        self.tally.count(active.meta.platform, result)
         if result.outcome is not Outcome.exited:
             words = result.error or result.outcome.value
             self._emit("step ended", active.meta.platform, f"{active.meta.id}: {words}")
@@ -360,7 +360,7 @@ class Runner:
 
     def waiting(self) -> int:
         """How many requests wait for a place."""
-        return self._places.waiting()
+        return self.places.waiting()
 
     # A daemon's end and the next one's start ----------------------------------------------------
 
@@ -377,7 +377,7 @@ class Runner:
                     record.remove(directory)  # what was begun has a record: written before
         running = [active for active in self.steps.values() if not active.done]
         for active in running:
-            self._places.take(active.meta.uid)
+            self.places.take(active.meta.uid)
             active.finished.add_done_callback(partial(self._free, active.meta.uid))
             asyncio.get_running_loop().call_later(UNCLAIMED, self._end_unclaimed, active)
         return len(running)
@@ -395,7 +395,7 @@ class Runner:
         self._finish(active, record.KILLED if pid else record.NOT_BEGUN)
 
     def _free(self, uid: int, _: asyncio.Future[Result]) -> None:
-        self._places.free(uid)
+        self.places.free(uid)
 
     def _end_unclaimed(self, active: Active) -> None:
         if not active.done and active.waiters == 0:

@@ -164,6 +164,11 @@ class Result:
     native: dict[str, int] = field(default_factory=dict)
     emulated: int | None = None
 
+    @property
+    def began(self) -> bool:
+        """Whether the command has run."""
+        return self.outcome not in (Outcome.refused, Outcome.failed)
+
 
 def new_id() -> str:
     """An id for a step, unique on this machine: it sorts by time."""
