@@ -151,6 +151,8 @@ def _error(name: str, parameters: Parameters) -> MaidError:
     if message is None:
         return MaidError(f"the daemon answered {name} {parameters or ''}".strip())
     made = _ERRORS.get(name, MaidError)(message, hint)
+    if parameters.get("status") == DaemonUnreachable.exit_status:
+        return DaemonUnreachable(message, hint)  # it could not start, and says why
     if "status" in parameters:
         made.exit_status = int(parameters["status"])
     return made

@@ -22,6 +22,7 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
+from maid.config_lines import at
 from maid.errors import ConfigError
 from maid.platforms import PlatformError, host, parse
 from maid.settings import (
@@ -88,9 +89,12 @@ def load(
     Raises ConfigError.
     """
     source = path or DEFAULT
-    raw = _read(source, must_exist=path is not None)
-    config: Config = _struct(raw, Config, source, "")
-    _check(config, source)
+    try:
+        raw = _read(source, must_exist=path is not None)
+        config: Config = _struct(raw, Config, source, "")
+        _check(config, source)
+    except ConfigError as error:
+        raise ConfigError(_one_line(error.message), _one_line(error.hint)) from error
     named = raw if path is not None or scope is Scope.HOST else {}
     return msgspec.structs.replace(
         config,
@@ -127,22 +131,51 @@ def _read(path: Path, must_exist: bool) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: the configuration file cannot be read: {error.strerror}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(
-            f"{path}: this is not TOML: {error}", "strings are quoted, and lists are in brackets"
+            f"{path}: this is not TOML: line {line} is not UTF-8", "save the file as UTF-8"
         ) from error
+    except (ValueError, RecursionError) as error:
+        # tomllib lets through what int() says of endless digits, and that there was no end of "[".
+        where = "" if isinstance(error, tomllib.TOMLDecodeError) else _last_line(error)
+        raise ConfigError(
+            f"{path}: this is not TOML: {error}{where}",
+            "strings are quoted, and lists are in brackets",
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """Where tomllib had arrived: what its innermost function reads from, and at which place."""
+    found = ""
+    trace = error.__traceback__
+    while trace is not None:
+        values = trace.tb_frame.f_locals
+        text, at = values.get("src"), values.get("pos")
+        if isinstance(text, str) and isinstance(at, int):
+            found = f" (line {text.count(chr(10), 0, at) + 1})"
+        trace = trace.tb_next
+    return found
+
+
+def _one_line(text: str) -> str:
+    """The text without what does not print: keys and values may have anything in them."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def _struct(raw: object, kind: type[Any], source: Path, where: str) -> Any:
     """Make a `kind` of a table, key by key, so that an error can name the key."""
     if not isinstance(raw, dict):
-        raise ConfigError(f"{source}: {where} must be a table, [{where}]")
+        raise ConfigError(f"{at(source, where)}: {where} must be a table, [{where}]")
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     values = {}
     for key, value in raw.items():
         full = f"{where}.{key}" if where else key
         if key not in fields:
-            raise ConfigError(f"{source}: there is no key {full}", _near(key, fields))
+            raise ConfigError(f"{at(source, full)}: there is no key {full}", _near(key, fields))
         values[key] = _value(value, fields[key].type, source, full)
     return kind(**values)
 
@@ -153,16 +186,20 @@ def _value(raw: object, kind: Any, source: Path, where: str) -> Any:
         return _struct(raw, plain, source, where)
     if get_origin(plain) is dict:
         if not isinstance(raw, dict):
-            raise ConfigError(f"{source}: {where} must be a table, [{where}.NAME]")
+            raise ConfigError(f"{at(source, where)}: {where} must be a table, [{where}.NAME]")
         each = get_args(plain)[1]
         return {key: _value(value, each, source, f"{where}.{key}") for key, value in raw.items()}
     try:
-        return msgspec.convert(raw, kind, dec_hook=_path)
+        value = msgspec.convert(raw, kind, dec_hook=_path)
+        parts = raw if isinstance(raw, list) else [raw]
+        if any(isinstance(part, str) and "\0" in part for part in parts):
+            raise msgspec.ValidationError("Expected no zero byte")
+        return value
     except msgspec.ValidationError as error:
         shown = raw if isinstance(raw, (dict, list)) else repr(raw)
         choice = plain if isinstance(plain, type) and issubclass(plain, StrEnum) else ()
         raise ConfigError(
-            f"{source}: {where} cannot be {shown}: {error}", _near(str(raw), choice)
+            f"{at(source, where)}: {where} cannot be {shown}: {error}", _near(str(raw), choice)
         ) from None
 
 
@@ -191,12 +228,13 @@ def _check(config: Config, source: Path) -> None:
     for key in ("platforms", "exclude", "ready"):
         for name in getattr(emulation, key) or ():
             if not (name == "*" and key == "platforms"):
-                _check_platform(name, f"{source}: emulation.{key}")
+                _check_platform(name, source, f"emulation.{key}")
     if emulation.target:
         from maid.emulation.targets import TARGETS
 
         for name, settings in emulation.target.items():
-            where = f"{source}: emulation.target.{name}"
+            where = f"emulation.target.{name}"
+            where = f"{at(source, where)}: {where}"
             if name not in TARGETS:
                 raise ConfigError(f"{where}: there is no such target", _near(name, TARGETS))
             # It becomes one argument of QEMU's: what is not in a CPU's name cannot be meant.
@@ -209,17 +247,18 @@ def _check(config: Config, source: Path) -> None:
     for mirror in config.acceleration.mirrors:
         if not re.fullmatch(r"(https?|file)://[^\s\"\\\[\]]+", mirror):
             raise ConfigError(
-                f"{source}: acceleration.mirrors cannot be {mirror!r}", "http://HOST/debian"
+                f"{at(source, 'acceleration.mirrors')}: acceleration.mirrors cannot be {mirror!r}",
+                "http://HOST/debian",
             )
     runtime = config.steps.runtime
     if runtime not in ("auto", "crun", "runc") and not runtime.startswith("/"):
         raise ConfigError(
-            f"{source}: steps.runtime cannot be {runtime!r}",
+            f"{at(source, 'steps.runtime')}: steps.runtime cannot be {runtime!r}",
             "auto, crun, runc or an absolute path",
         )
 
 
-def _check_platform(name: str, where: str) -> None:
+def _check_platform(name: str, source: Path, where: str) -> None:
     from maid.emulation.targets import TARGETS
 
     if name in TARGETS:
@@ -227,11 +266,14 @@ def _check_platform(name: str, where: str) -> None:
     try:
         platform = parse(name)
     except PlatformError as error:
-        raise ConfigError(f"{where}: {error.message}", error.hint) from None
+        raise ConfigError(f"{at(source, where)}: {where}: {error.message}", error.hint) from None
     known = [host(), *(each for target in TARGETS.values() for each in target.platforms)]
     if not any(same_platform(platform, each) for each in known):
         names = [*map(str, known), *TARGETS]
-        raise ConfigError(f"{where}: {name!r} is no platform that maid knows", _near(name, names))
+        raise ConfigError(
+            f"{at(source, where)}: {where}: {name!r} is no platform that maid knows",
+            _near(name, names),
+        )
 
 
 def _places(

@@ -24,7 +24,7 @@ from asyncvarlink.serviceinterface import VarlinkServiceInterface
 
 from maid import __version__
 from maid.config import Config, Paths, Scope, load
-from maid.errors import MaidError
+from maid.errors import ConfigError, DaemonUnreachable, MaidError
 from maid.service import listener
 from maid.service.access import Peer, give_to_group
 from maid.service.core import Core
@@ -45,7 +45,14 @@ limit is 1024, which one user's connections could use up."""
 def main(scope: Scope, socket_path: Path | None, config_file: Path | None) -> int:
     """Run the daemon until it is told to stop; its exit status. Raises MaidError when it cannot
     start."""
-    config = load(config_file, scope, socket_path)
+    try:
+        config = load(config_file, scope, socket_path)
+    except ConfigError as error:
+        if listener.was_passed():
+            listener.turn_away(
+                DaemonUnreachable(f"the daemon cannot start: {error.message}", error.hint)
+            )
+        raise
     prefix = ""
     if os.geteuid() != 0:
         if scope is Scope.HOST:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 
 from maid.errors import MaidError
+
+TURN_AWAY = 2.0
+"""Seconds that telling those who wait may take."""
 
 
 @contextlib.contextmanager
@@ -62,6 +67,22 @@ def passed() -> Iterator[socket.socket]:
                 "maid.socket has ListenStream= with a path, and Accept=no",
             )
         yield listener
+
+
+def turn_away(error: MaidError) -> None:
+    """Tell those who wait at systemd's socket why no daemon comes. Without an answer systemd would
+    start it again for them, and again."""
+    parameters = {"message": error.message, "hint": error.hint, "status": error.exit_status}
+    reply = {"error": "io.maid.Manager.Failed", "parameters": parameters}
+    until = time.monotonic() + TURN_AWAY
+    with passed() as bound, contextlib.suppress(BlockingIOError):
+        bound.setblocking(False)
+        while time.monotonic() < until:
+            connection, _ = bound.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(TURN_AWAY / 10)
+                connection.recv(65536)  # whatever it asks
+                connection.sendall(json.dumps(reply).encode() + b"\0")
 
 
 def was_passed() -> bool:
