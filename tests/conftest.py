@@ -40,3 +40,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(group(item), len(place)))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Other users reach what tests make for them in their directories.
+
+    The ones above those are shared by all who run side by side: nobody changes them later.
+    """
+    base = tmp_path_factory.getbasetemp()
+    for path in (base, *base.parents):
+        if path.stat().st_mode & 0o777 == 0o700:  # as pytest makes them
+            path.chmod(0o755)
