@@ -104,6 +104,7 @@ async def keeping(
     prefer: Prefer = Prefer.ADOPT,
     before: Callable[[Pinned], None] = lambda _: None,
     settle: bool = True,
+    guarded: bool = False,
 ) -> AsyncIterator[Kept]:
     """A keeper that serves `found`; `before` prepares the instance before it starts."""
     prober = Prober(str(tmp_path / "probes"), 10.0)
@@ -126,6 +127,7 @@ async def keeping(
             emit=lambda *event: events.append(event),
             remount=remount,
             open_user=pinned.open_user,
+            guarded=guarded,
         )
         keeper.start(found, found)
         try:

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from compiled import NATIVE
 
-PROGRAMS = ("maid-step", "maid-enter", "maid-init", "maid-profile", "maid-hook", "maid-runtime")
+PROGRAMS = (
+    "maid-step",
+    "maid-enter",
+    "maid-init",
+    "maid-profile",
+    "maid-hook",
+    "maid-runtime",
+    "maid-guard",
+)
 HELPERS = {**dict.fromkeys((*PROGRAMS, "libmaid-shim.so"), 0o755), "front.bin": 0o644}
 
 

@@ -72,13 +72,13 @@ class Instance:
         except OSError:
             return None
 
-    def shown(self, name: str) -> bytes | None:
-        """What the kernel shows of the entry `name`, unread; None when there is none."""
+    def shown(self, name: str) -> bytes:
+        """What the kernel shows of the entry `name`, as it is; nothing when there is none."""
         try:
             with open(f"{self.path}/{name}", "rb") as file:
                 return file.read()
         except OSError:
-            return None
+            return b""
 
     def entries(self) -> Mapping[str, Entry]:
         """All entries that can be read, by name, the newest first: the order in which they are

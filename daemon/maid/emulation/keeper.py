@@ -1,16 +1,16 @@
 """The keeper of one instance: desired state against actual, now and whenever something changes.
 
-It registers, adopts, shadows, renews and heals (plan.py decides), proves by probes, and keeps for
-each target what can be said about it. Everything that touches the table happens in `reconcile`,
-which never waits; probes run beside it, and their verdicts lead to another `reconcile`. It is woken
-by inotify on the table and by changes of the mount table, never by a clock.
+It registers, adopts, shadows, renews and heals (plan.py decides), has everything proven
+(proving.py), and keeps for each target what can be said about it. Everything that touches the table
+happens in `reconcile`, which never waits; probes run beside it, and their verdicts lead to another
+`reconcile`. It is woken by inotify on the table and by changes of the mount table, never by a
+clock. Where a guard (guard.py) is faster, it tidies up after it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -18,29 +18,34 @@ from functools import partial
 from maid.binfmt.entry import Entry
 from maid.binfmt.instance import Instance
 from maid.config import Prefer
-from maid.emulation.emulators import Choice, Offer
+from maid.emulation.culprit import Cause, Culprits
+from maid.emulation.emulators import Choice
+from maid.emulation.guard import Repaired
+from maid.emulation.guarding import Guarding
+from maid.emulation.hands import Hands
 from maid.emulation.kept import Counters, Kept
-from maid.emulation.ledger import Ledger, Record
-from maid.emulation.patience import Later, Patience
+from maid.emulation.ledger import Ledger
+from maid.emulation.patience import Later, Pace, Patience, Telling
 from maid.emulation.plan import (
     NEXT,
     Action,
     Register,
-    Remove,
     Renew,
     Situation,
     SwitchOn,
     Verdict,
     plan,
 )
-from maid.emulation.probes import PASSING, Caught, Cause, Prober, ProbeResult
+from maid.emulation.probes import Prober
+from maid.emulation.proving import Emit, Proving
 from maid.emulation.watch import Watch
 from maid.errors import MaidError
 
 log = logging.getLogger(__name__)
 
-Emit = Callable[[str, str, str], None]
-"""Called with an event's kind, the target's name ("" for the whole table) and a sentence."""
+SETTLE = 0.2
+"""Seconds for which an entry's name stays free while its stand-in serves, for another tool that is
+about to register one of its own under it: a shell script needs some milliseconds for each."""
 
 
 class Keeper:
@@ -48,6 +53,7 @@ class Keeper:
 
     `wanted` are the names of the targets to serve; `open_user` opens a descriptor of the instance's
     user namespace, or is None where that is the daemon's own; `remount` mounts the table again.
+    `guarded`: others can reach the table, so a guard repairs it at once.
     """
 
     def __init__(
@@ -60,22 +66,42 @@ class Keeper:
         emit: Emit,
         remount: Callable[[], None],
         open_user: Callable[[], int] | None = None,
+        guarded: bool = False,
     ) -> None:
         self.instance = instance
         self.ledger = ledger
         self.counters = Counters()
-        self.kept: dict[str, Kept] = {}
         self._wanted: frozenset[str] = frozenset()
         self._prober = prober
         self._prefer = prefer
         self._emit = emit
         self._remount = remount
-        self._open_user = open_user
         self._watch: Watch | None = None
         self._later = Later()
         self._patience = Patience()
+        self._pace = Pace()
+        self._telling = Telling(self._tell, self._later)
         self._held_until = 0.0
         self._changed = asyncio.Event()
+        self._guarded = guarded
+        self._guarding = Guarding(
+            instance, ledger, self._put_back, partial(self.reconcile, "the guard has ended")
+        )
+        self._culprits = Culprits(instance.path, lambda: (self._guarding.pid,))
+        self._hands = Hands(
+            instance, ledger, self._guarding, self.counters, emit=emit, healed=self._healed
+        )
+        self.proving = Proving(
+            instance,
+            ledger,
+            prober,
+            self.counters,
+            self._later,
+            emit=emit,
+            decide=lambda why: self.reconcile(why),
+            open_user=open_user,
+        )
+        self.kept: dict[str, Kept] = self.proving.kept
 
     # Life ---------------------------------------------------------------------------------------
 
@@ -84,7 +110,8 @@ class Keeper:
         if not self.instance.mounted():
             self._remount()
         self.ledger.keep_only(self.instance.entries())
-        self._watch = Watch(self.instance, self.reconcile)
+        self._watch = Watch(self.instance, self._on_change)
+        self._culprits.renew()
         self.update(choices, wanted)
 
     def update(
@@ -107,18 +134,19 @@ class Keeper:
 
     def stop(self) -> None:
         """Watch no longer. The entries stay as they are (rule 6)."""
+        self._guarding.end()
         self._later.close()
-        for kept in self.kept.values():
-            if kept.probing:
-                kept.probing.cancel()
+        self.proving.close()
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+            self._culprits.close()
 
     def release(self) -> list[str]:
         """Remove everything that the ledger holds, and keep nothing any longer; the names removed.
         What the kernel does not let go stays in the ledger, and is told."""
         self._wanted = frozenset()
+        self._guarding.disarm()
         removed = []
         for record in self.ledger:
             try:
@@ -134,20 +162,37 @@ class Keeper:
 
     # Deciding and doing -------------------------------------------------------------------------
 
+    def _on_change(self, why: str) -> None:
+        """The table or the mounts changed. Where the guard repairs what cannot wait, a fight costs
+        the daemon a bounded share of a CPU."""
+        wait = self._pace.wait() if self._guarding.active else 0.0
+        if wait:
+            self._later.once("pace", wait, partial(self.reconcile, why))
+        else:
+            self.reconcile(why)
+
     def reconcile(self, why: str) -> None:
         """Bring the table to the desired state as far as that is possible now. Never waits."""
+        begun = time.thread_time()
         if self._watch is None or not self._table_is_there(self._watch):
             return
-        table = self.instance.entries()
+        table, names = self.instance.entries(), frozenset(self.instance.names())
+        self.ledger.take_up(table)
+        acted = False
         for kept in self.kept.values():
             try:
-                self._reconcile_one(kept, table)
+                acted |= self._reconcile_one(kept, table, names)
             except (MaidError, OSError) as error:
+                acted = True
                 self._refused(kept, error)
-        table = self.instance.entries()
+        if acted:
+            table = self.instance.entries()
         for kept in self.kept.values():
-            self._observe(kept, table)
+            self.proving.observe(kept, table)
+        if self._guarded:
+            self._guarding.arm(self.kept.values(), self._wanted)
         self._notify()
+        self._pace.took(time.thread_time() - begun)
 
     def _refused(self, kept: Kept, error: MaidError | OSError) -> None:
         """What the kernel or the disk refuses is tried again after a while, not at once: a write to
@@ -170,20 +215,24 @@ class Keeper:
                 self._emit(
                     "remounted", "", f"binfmt_misc was mounted again at {self.instance.path}"
                 )
-                watch.renew()
+                self._watch_anew(watch)
             elif not watch.active:
-                watch.renew()
+                self._watch_anew(watch)
             if not self.instance.enabled():
                 if self._table_held():
                     return False
                 self.instance.enable()
-                self.counters.heals += 1
-                self._emit("healed", "", "the table was switched off as a whole and is on again")
+                self._healed("", "status", Cause.switched_off)
         except (MaidError, OSError) as error:
             log.error("%s: %s", self.instance.path, error)
             self._emit("refused", "", f"{self.instance.path} cannot be used: {error}")
             return False
         return True
+
+    def _watch_anew(self, watch: Watch) -> None:
+        self._guarding.disarm()
+        watch.renew()
+        self._culprits.renew()
 
     def _table_held(self) -> bool:
         """Whether switching the table on has to wait, because somebody keeps switching it off."""
@@ -193,12 +242,15 @@ class Keeper:
         wait = self._patience.ask()
         if wait:
             self._held_until = now + wait
-            self._emit("contended", "", f"somebody keeps switching the table off; {wait:.0f} s")
+            sentence = f"somebody keeps switching the table off; the next repair is in {wait:.0f} s"
+            self._telling.contended("", sentence)
             again = partial(self.reconcile, "waited")
             self._later.call("", wait + 0.01, again)
         return bool(wait)
 
-    def _situation(self, kept: Kept, table: Mapping[str, Entry]) -> Situation:
+    def _situation(
+        self, kept: Kept, table: Mapping[str, Entry], names: frozenset[str]
+    ) -> Situation:
         name = kept.target.name
         mine, lost = [], []
         for record in self.ledger.of(name):
@@ -207,10 +259,10 @@ class Keeper:
                 mine.append((record, shown))
             else:
                 lost.append(record.name)
-        tried = self._fingerprint(kept, table)
+        tried = self.proving.fingerprint(kept, table)
         others = tuple(entry for entry in tried if not self.ledger.owns(entry))
         ours = [number for number, entry in enumerate(tried) if self.ledger.owns(entry)]
-        if not kept.current or kept.fingerprint != tried or kept.doubtful:
+        if not kept.current or not self.proving.same(kept.fingerprint, tried) or kept.doubtful:
             verdict = Verdict.UNKNOWN
         else:
             verdict = Verdict.WORKS if kept.ready else Verdict.FAILS
@@ -222,37 +274,45 @@ class Keeper:
             lost=tuple(lost),
             others=others,
             newer=tried[: ours[0]] if ours else (),
-            taken=frozenset(self.instance.names()),
+            taken=names,
             avoided=kept.adopted,
             verdict=verdict,
             prefer=self._prefer,
         )
 
-    def _fingerprint(self, kept: Kept, table: Mapping[str, Entry]) -> tuple[Entry, ...]:
-        """The enabled entries that catch the target's programs, in the order in which the kernel
-        tries them: the newest first, which is how it lists them (measured on 6.18)."""
-        header = kept.target.probe
-        if header is None:
-            names = {record.name for record in self.ledger.of(kept.target.name)}
-            return tuple(entry for name, entry in table.items() if name in names)
-        return tuple(entry for entry in table.values() if entry.catches(header))
-
-    def _reconcile_one(self, kept: Kept, table: Mapping[str, Entry]) -> None:
+    def _reconcile_one(self, kept: Kept, table: Mapping[str, Entry], names: frozenset[str]) -> bool:
+        """Whether anything was tried that changes the table."""
         if time.monotonic() < kept.retry_at:
-            return
-        now = self._situation(kept, table)
+            return False
+        now = self._situation(kept, table, names)
         actions = plan(now)
+        standing_in = bool(now.mine) and all(r.name.endswith(NEXT) for r, _ in now.mine)
+        if self._waits(kept, now, standing_in):
+            return False
         if any(_undoes(action, now) for action in actions) and self._held(kept):
-            return
+            return False
         for action in actions:
-            self._carry_out(kept, now, action)
+            self._hands.carry_out(now, action)
         for name in now.lost:  # what took its place, if anything, stands under its own name
             record = self.ledger.get(name)
             if record is not None and name not in self.instance.names():
                 self.ledger.drop(name)
-        if actions:
-            kept.fingerprint = None
+        same = standing_in and now.offers and now.offers[0].is_behind(now.mine[0][0])
+        if actions and not same:
+            kept.fingerprint = None  # otherwise it is the same file that was proven
         kept.refused, kept.retry_at, kept.delay = "", 0.0, 0.0
+        return bool(actions)
+
+    def _waits(self, kept: Kept, now: Situation, standing_in: bool) -> bool:
+        """Whether the stand-in goes on serving for now, so that its entry's name stays free."""
+        if not (standing_in and now.wanted and self._guarding.active) or now.others:
+            kept.standing_in = 0.0
+            return False
+        kept.standing_in = kept.standing_in or time.monotonic()
+        left = kept.standing_in + SETTLE - time.monotonic()
+        if left > 0:
+            self._later.once("settle", left + 0.01, partial(self.reconcile, "it is quiet"))
+        return left > 0
 
     def _held(self, kept: Kept) -> bool:
         """Whether a repair has to wait, because somebody keeps undoing it."""
@@ -271,7 +331,7 @@ class Keeper:
             f"somebody keeps removing or disabling the entry ({count} times in the last minute);"
             f" the next repair is in {wait:.0f} s"
         )
-        self._emit("contended", name, kept.reason)
+        self._telling.contended(name, kept.reason)
         self._later.call(name, wait + 0.01, partial(self._pardon, kept))
         return True
 
@@ -281,171 +341,38 @@ class Keeper:
         self.reconcile("waited")
         kept.pardoned = False
 
-    def _carry_out(self, kept: Kept, now: Situation, action: Action) -> None:
-        name = kept.target.name
-        match action:
-            case Register(offer, entry_name, healing):
-                self._register(offer, entry_name)
-                if healing:
-                    self.counters.heals += 1
-                    self._emit("healed", name, f"{entry_name} was gone and is registered again")
-                elif now.others:
-                    self._emit(
-                        "shadowed",
-                        name,
-                        f"{entry_name} serves instead of {', '.join(e.name for e in now.others)}",
-                    )
-                else:
-                    self._emit("registered", name, f"{entry_name}: {offer.path} ({offer.flags})")
-            case Renew(record, offer, reason):
-                self._renew(record, offer, now)
-                self.counters.renewals += 1
-                self._emit("renewed", name, f"{record.name}: {reason}")
-            case SwitchOn(record):
-                if self.instance.switch_on(record.entry()):
-                    self.counters.heals += 1
-                    self._emit("healed", name, f"{record.name} was disabled and is enabled again")
-            case Remove(record, reason):
-                if self.instance.remove(record.entry()):
-                    self.counters.removals += 1
-                    self._emit("removed", name, f"{record.name}: {reason}")
-                self.ledger.drop(record.name)
+    def _healed(self, name: str, entry: str, cause: Cause, count: int = 1) -> None:
+        """What somebody did to `entry` was repaired so many times."""
+        cause, said = self._culprits.explain(entry, cause)
+        self.counters.healed(cause, count)
+        self._telling.repaired(name, count, said)
 
-    def _register(self, offer: Offer, name: str) -> None:
-        before = self.ledger.get(name)
-        self.ledger.put(offer.record(name))
-        try:
-            self.instance.add(offer.entry(name))
-        except (MaidError, OSError):
-            if before is None:
-                self.ledger.drop(name)
-            else:
-                self.ledger.put(before)  # still lost, and still to be repaired
-            raise
-        self.counters.registrations += 1
+    def _tell(self, kind: str, name: str, sentence: str) -> None:
+        """An event of the telling's, in a fight with who it is."""
+        who = self._culprits.latest() if kind == "contended" else ""
+        self._emit(kind, name, sentence + (f" (the last time {who})" if who else ""))
 
-    def _renew(self, record: Record, offer: Offer, now: Situation) -> None:
-        """NAME.next first, then the old one goes, NAME comes anew and NAME.next goes: at every
-        moment one of ours is there."""
-        between = f"{record.name}{NEXT}"
-        if between in now.taken and self.ledger.get(between):
-            self.instance.remove(offer.record(between).entry())
-        self._register(offer, between)
-        self.instance.remove(record.entry())
-        self.ledger.drop(record.name)
-        self._register(offer, record.name)
-        self.instance.remove(offer.entry(between))
-        self.ledger.drop(between)
+    def _put_back(self, repaired: list[Repaired]) -> None:
+        """The guard has told what it did."""
+        for each in repaired:
+            self.counters.registrations += each.registered
+            if each.registered:
+                self._healed(each.target, each.name, Cause.removed, each.registered)
+            if each.enabled:
+                cause = Cause.disabled if each.target else Cause.switched_off
+                self._healed(each.target, each.name or "status", cause, each.enabled)
+            if each.registered:
+                self.proving.put_back(self.kept[each.target])
 
-    # Seeing and proving -------------------------------------------------------------------------
-
-    def _observe(self, kept: Kept, table: Mapping[str, Entry]) -> None:
-        """Note what serves now, and have it probed where that is not known yet."""
-        fingerprint = self._fingerprint(kept, table)
-        kept.serving = fingerprint[0] if fingerprint else None
-        kept.owner = None
-        if kept.serving is not None:
-            kept.owner = "maid" if self.ledger.owns(kept.serving) else "other"
-        kept.offer = self._offer_behind(kept)
-        if kept.owner == "other":
-            others = (entry.name for entry in fingerprint if not self.ledger.owns(entry))
-            kept.adopted = frozenset(others)
-        if fingerprint == kept.fingerprint and kept.result is not None:
-            return
-        kept.result, kept.fingerprint = None, None
-        if fingerprint:
-            kept.reason = ""
-            self.probe_soon(kept.target.name)
-        elif time.monotonic() >= kept.held_until:
-            kept.reason = kept.refused or kept.choice.problem
-
-    def _offer_behind(self, kept: Kept) -> Offer | None:
-        """The offer that our serving entry is a registration of."""
-        if kept.serving is None or kept.owner != "maid":
-            return None
-        record = self.ledger.get(kept.serving.name)
-        return next((o for o in kept.choice.offers if record and o.is_behind(record)), None)
-
-    def probe_soon(self, name: str) -> None:
-        """Probe a target beside everything else; a change meanwhile leads to another probe."""
-        kept = self.kept[name]
-        if kept.probing is None or kept.probing.done():
-            kept.probing = asyncio.get_running_loop().create_task(self._probe_until_settled(kept))
-
-    async def _probe_until_settled(self, kept: Kept) -> None:
-        while self._watch is not None:
-            table = self.instance.entries()
-            before = self._fingerprint(kept, table)
-            if not before:
-                self._observe(kept, table)
-                return
-            result = await self._probe(kept)
-            if self._fingerprint(kept, self.instance.entries()) != before:
-                continue
-            previous = kept.result
-            kept.result, kept.fingerprint = result, before
-            if result.ok:
-                self.counters.probes_ok += 1
-                kept.doubts, kept.reason = 0, self._remark(kept)
-            else:
-                self.counters.probes_failed += 1
-                kept.doubts += 1
-                kept.reason = result.error
-                self._on_failure(kept, result)
-            if previous is None or previous.ok != result.ok:
-                self._emit("ready" if result.ok else "failed", kept.target.name, result.error)
-            # The task must not count as running when this leads to another probe.
-            kept.probing = None
-            self.reconcile("a probe ended")
-            return
-
-    def _on_failure(self, kept: Kept, result: ProbeResult) -> None:
-        """What a failed probe leads to: another one, if it says nothing yet; else another offer."""
-        name = kept.target.name
-        self._emit("probe failed", name, result.error)
-        if result.cause in PASSING:  # nothing in the table would ever wake us
-            seconds = min(60.0, 2.0**kept.doubts)
-            self._later.call(f"probe {name}", seconds, partial(self.probe_soon, name))
-        if kept.doubtful or kept.offer is None or len(kept.offers()) < 2:
-            return
-        # Our own entry serves and fails: the next best offer takes its place.
-        kept.failed[kept.offer.path] = result.error
-        self._emit("fell back", name, self._remark(kept))
-
-    async def _probe(self, kept: Kept) -> ProbeResult:
-        caught = Caught(kept.serving, kept.offer.interpreter.static if kept.offer else None)
-        user = -1
-        try:
-            if self._open_user is not None:
-                user = self._open_user()
-            return await self._prober.probe(kept.target, user, caught)
-        except (MaidError, OSError) as error:
-            return ProbeResult("exec", False, 0.0, str(error), Cause.NOT_RUN)
-        finally:
-            if user >= 0:
-                os.close(user)
-
-    def _remark(self, kept: Kept) -> str:
-        if kept.failed:
-            path, error = next(iter(kept.failed.items()))
-            return f"{path} failed its probe ({error}); the plain interpreter serves"
-        return "; ".join(kept.choice.notes) if kept.owner == "maid" else ""
+    # What others ask ----------------------------------------------------------------------------
 
     def proven(self, name: str) -> bool:
-        """Whether the last probe of the target worked and the entry that served it is there
-        still."""
-        kept = self.kept[name]
-        if not kept.ready or kept.serving is None or not self.instance.enabled():
-            return False
-        return self.instance.read(kept.serving.name) == kept.serving
+        """Whether the last probe of the target worked and what served it is there still."""
+        return self.proving.proven(self.kept[name])
 
     async def settle(self) -> None:
         """Wait until no probe is under way."""
-        while tasks := [
-            k.probing for k in self.kept.values() if k.probing and not k.probing.done()
-        ]:
-            await asyncio.wait(tasks)
-            await asyncio.sleep(0)
+        await self.proving.settle(self.kept)
 
     async def probe_now(self, names: Iterable[str]) -> None:
         """Execute the probes of these targets anew and wait for the verdicts.
@@ -453,12 +380,10 @@ class Keeper:
         What was known of them holds until then. The probes go on when the waiting is cancelled:
         others may wait for them too.
         """
-        wanted = [self.kept[name] for name in names]
-        for kept in wanted:
-            self.probe_soon(kept.target.name)
-        while tasks := [k.probing for k in wanted if k.probing and not k.probing.done()]:
-            await asyncio.wait(tasks)
-            await asyncio.sleep(0)
+        wanted = list(names)
+        for name in wanted:
+            self.proving.probe_soon(name)
+        await self.proving.settle(wanted)
 
     async def changed(self) -> None:
         """Wait for the next change of anything that is kept."""
@@ -475,7 +400,7 @@ def _undoes(action: Action, now: Situation) -> bool:
         case SwitchOn():
             return True
         case Register():
-            return bool(now.lost)
+            return bool(now.lost) and not now.mine
         case Renew():
             return action.for_rank
     return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from maid.binfmt.entry import Entry
 from maid.emulation.emulators import Choice, Offer
+from maid.emulation.guard import Slot
 from maid.emulation.patience import Patience
 from maid.emulation.probes import Cause, ProbeResult
 from maid.emulation.targets import Target
@@ -32,6 +33,10 @@ class Kept:
     clock); `pardoned`: the next one is due. `refused` is why the kernel or the disk refused the
     last action, tried again after `delay` seconds at `retry_at`. `doubts` counts probes in a row
     that gave no answer.
+
+    `slot` is what the guard has to put back; `standing_in` since when only the stand-in is there
+    (0.0: it is not), `confirmed` when a probe last held what serves after repairs against what was
+    known before (both in seconds of the monotonic clock).
     """
 
     choice: Choice
@@ -51,6 +56,9 @@ class Kept:
     delay: float = 0.0
     doubts: int = 0
     probing: asyncio.Task[None] | None = None
+    slot: Slot | None = None
+    standing_in: float = 0.0
+    confirmed: float = 0.0
 
     @property
     def target(self) -> Target:

@@ -25,9 +25,10 @@ from maid.config import Config, Prefer, Scope
 from maid.emulation import describe, emulators
 from maid.emulation.emulators import Choice
 from maid.emulation.interpreters import IdentityCache, search_places
-from maid.emulation.keeper import Emit, Keeper
+from maid.emulation.keeper import Keeper
 from maid.emulation.ledger import Ledger
 from maid.emulation.probes import Cause, Prober, ProbeResult
+from maid.emulation.proving import Emit
 from maid.emulation.status import PlatformStatus
 from maid.emulation.targets import TARGETS, Target, family_of_host, for_platform, own
 from maid.emulation.upgrades import Upgrades
@@ -280,6 +281,7 @@ class Machine:
             emit=self._emit if key == self._served_key else lambda *_: None,
             remount=remount,
             open_user=pinned.open_user if pinned is not None else None,
+            guarded=key == self._served_key,  # nobody outside reaches the others
         )
         return Table(key, keeper, pinned)
 

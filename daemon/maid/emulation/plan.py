@@ -139,10 +139,15 @@ def _begin(now: Situation) -> list[Action]:
 
 
 def _finish_renewal(now: Situation) -> list[Action]:
-    """Only NAME.next is left: the daemon died in the middle of a renewal."""
+    """Only NAME.next is left: somebody removed NAME and the guard put this in its place, or the
+    daemon died in the middle of a renewal."""
     record = now.mine[0][0]
     if not now.offers:
         return []
+    if now.newer and now.prefer is Prefer.ADOPT and now.verdict is not Verdict.FAILS:
+        if now.verdict is Verdict.UNKNOWN:
+            return []  # the probe comes first
+        return [Remove(record, f"{now.newer[0].name} serves")]
     name = record.name.removesuffix(NEXT)
     if name in now.taken:
         name = name_for(now.target, now.taken)
