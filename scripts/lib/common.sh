@@ -71,6 +71,38 @@ quietly() {
     return "$status"
 }
 
+# beside CMD…: start CMD in the background, in a process group of its own: a whole job can be ended.
+# `set -e` stays in force within CMD. Its output goes where this program's goes.
+jobs_beside=()
+beside() {
+    set -m
+    "$@" </dev/null &
+    jobs_beside+=("$!")
+    set +m
+}
+
+# all_beside: wait for all jobs. The first that fails ends the others, and this program with its
+# status.
+all_beside() {
+    local pid job status running
+    while ((${#jobs_beside[@]} > 0)); do
+        status=0
+        wait -n -p pid "${jobs_beside[@]}" || status=$?
+        running=()
+        for job in "${jobs_beside[@]}"; do [[ $job == "$pid" ]] || running+=("$job"); done
+        jobs_beside=("${running[@]}")
+        ((status == 0)) || exit "$status" # end_beside is the trap
+    done
+}
+
+# end_beside: end the jobs that still run, and wait until they have cleaned up. For a trap on EXIT.
+end_beside() {
+    local job
+    for job in "${jobs_beside[@]}"; do kill -- "-$job" 2>/dev/null || true; done
+    for job in "${jobs_beside[@]}"; do wait "$job" 2>/dev/null || true; done
+    jobs_beside=()
+}
+
 # mounts_below DIR: the mount points below DIR, the innermost first (field 5 of a line of
 # mountinfo).
 mounts_below() { cut -d ' ' -f 5 /proc/self/mountinfo | grep -F "$1/" | tac || true; }

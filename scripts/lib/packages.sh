@@ -63,6 +63,15 @@ with_fresh_lists() {
     rm -f "$log"
 }
 
+# need_lists: have the package lists from which root file systems are made (make-rootfs.sh): two that
+# are made at once must not both fetch them.
+need_lists() {
+    if is_root && [[ -z $(apt-get indextargets 'Created-By: Packages' 2>/dev/null) ]]; then
+        apt-get --quiet=2 update >&2 ||
+            die "apt-get update failed" "is the package mirror reachable?"
+    fi
+}
+
 # find_qemu TARGET: the path of a static emulator; the name with -static is what distributions call
 # one.
 find_qemu() { command -v "qemu-$1-static" || command -v "qemu-$1"; }
