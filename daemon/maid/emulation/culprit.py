@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,8 +29,9 @@ log = logging.getLogger(__name__)
 RECENT = 5.0
 """Seconds for which a write explains what is found."""
 
-PAUSE = 0.1
-"""Seconds between two looks while somebody writes without end."""
+LOOKS, PAUSE = 20, 0.1
+"""Looks in a second from which on PAUSE seconds lie between two of them: somebody who writes
+without end costs little."""
 
 KEPT = 128
 """Files of which the last writer is remembered: a table's, and some more."""
@@ -80,6 +82,7 @@ class Culprits:
         self._writers: dict[str, _Writer] = {}
         self._descriptor = -1
         self._pause: asyncio.TimerHandle | None = None
+        self._looks: deque[float] = deque(maxlen=LOOKS)
 
     @property
     def active(self) -> bool:
@@ -142,13 +145,16 @@ class Culprits:
         asyncio.get_running_loop().add_reader(self._descriptor, self._on_writes)
 
     def _on_writes(self) -> None:
-        if self._look() > DESCRIBED:  # somebody who does it without end costs little
+        self._look()
+        now = time.monotonic()
+        self._looks.append(now)
+        if len(self._looks) == LOOKS and now - self._looks[0] <= 1.0:
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._descriptor)
             self._pause = loop.call_later(PAUSE, self._listen)
 
-    def _look(self) -> int:
-        """Take in what the kernel has told; the number of events."""
+    def _look(self) -> None:
+        """Take in what the kernel has told."""
         found = fanotify.writes(self._descriptor)
         spared = {os.getpid(), *self._spared()}
         now, known = time.monotonic(), dict[int, _Writer]()
@@ -165,7 +171,6 @@ class Culprits:
             self._writers[write.name] = writer
         while len(self._writers) > KEPT:
             del self._writers[next(iter(self._writers))]
-        return len(found)
 
 
 def _describe(pid: int, now: float, look: bool) -> _Writer:
