@@ -189,7 +189,7 @@ def test_one_who_writes_without_end_is_looked_at_now_and_then(tmp_path: Path) ->
         await process.wait()
         took = time.monotonic() - began
         culprits.close()
-        assert looks <= 20 + 12 * took, (looks, took)
+        assert looks <= 2 * culprit.LOOKS + culprit.LOOKS * took, (looks, took)
 
     asyncio.run(scenario())
     assert looks > 0
