@@ -124,6 +124,9 @@ class Client:
         return parameters, bool(reply.get("continues"))
 
 
+_DESCRIPTORS = ("stdin", "stdout", "stderr", "rootfs", "changes", "binds", "profile")
+"""Parameters of Run that are file descriptors: what the kernel could not hand over is missing."""
+
 _ERRORS: dict[str, type[MaidError]] = {
     "io.maid.Emulation.PlatformNotAvailable": PlatformUnavailable,
     "io.maid.Steps.Refused": StepRefused,
@@ -138,9 +141,15 @@ def _error(name: str, parameters: Parameters) -> MaidError:
             "the daemon does not allow that to this user", "root may, or members of group maid"
         )
     if name == "org.varlink.service.InvalidParameter":
+        parameter = parameters.get("parameter")
+        if parameter in _DESCRIPTORS:
+            return StepRefused(
+                f"the daemon did not get the open file for {parameter}",
+                "it has as many files open as it may have: try again, or see LimitNOFILE= of"
+                " maid.service",
+            )
         return UsageError(
-            f"the daemon does not take this value of the parameter {parameters.get('parameter')}",
-            "see --help",
+            f"the daemon does not take this value of the parameter {parameter}", "see --help"
         )
     if name in ("org.varlink.service.MethodNotFound", "org.varlink.service.InterfaceNotFound"):
         return MaidError(

@@ -42,6 +42,9 @@ class Cause(StrEnum):
 PASSING = frozenset({Cause.TIMEOUT, Cause.NOT_RUN})
 """Causes that may be over by themselves: a machine that is very busy, too many open files."""
 
+EXHAUSTED = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""What execve(2) says where the machine has no processes, memory or open files left."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -221,7 +224,7 @@ def _explain(target: Target, ran: Run, caught: Caught) -> tuple[Cause, str]:
             Cause.TIMEOUT,
             f"the probe gave no answer within {ran.ms / 1000:.1f} s and was killed",
         )
-    if ran.errno and ran.failed_call != "execve":
+    if ran.errno and (ran.failed_call != "execve" or ran.errno in EXHAUSTED):
         return (
             Cause.NOT_RUN,
             f"the probe could not be started: {ran.failed_call}: {os.strerror(ran.errno)}",
@@ -259,6 +262,8 @@ def _explain(target: Target, ran: Run, caught: Caught) -> tuple[Cause, str]:
     with_ = f" ({entry.interpreter})" if entry else ""
     said = ran.errors.decode(errors="replace").strip().splitlines()
     words = f": {said[-1][:200]}" if said else ""
+    if ran.signal and (shortage := _shortage(ran)):
+        return Cause.NOT_RUN, f"the machine has too little for the probe{with_}: {shortage}"
     if ran.signal:
         name = signal.Signals(ran.signal).name if ran.signal < signal.SIGRTMIN else str(ran.signal)
         return Cause.SIGNAL, f"killed by {name} under its interpreter{with_}{words}"
@@ -266,6 +271,19 @@ def _explain(target: Target, ran: Run, caught: Caught) -> tuple[Cause, str]:
         f"wrong answer: status {ran.status} and {ran.output[:40]!r} instead of {PROBE_STATUS} and"
         f" {target.probe_output!r}{with_}{words}"
     )
+
+
+def _shortage(ran: Run) -> str:
+    """What a killed interpreter lacked, which says nothing of it; "" when it was something else.
+
+    QEMU aborts when it gets no thread ("qemu_thread_create: Resource temporarily unavailable") or
+    no memory; nobody but the kernel's memory killer, or a person, sends SIGKILL.
+    """
+    if ran.signal == signal.SIGKILL:
+        return "it was killed, as the kernel does where there is no memory left"
+    said = ran.errors.decode(errors="replace")
+    words = (os.strerror(number) for number in sorted(EXHAUSTED))
+    return next((word for word in words if word in said), "")
 
 
 class Prober:

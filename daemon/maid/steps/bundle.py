@@ -69,6 +69,10 @@ PROFILE = "/dev/.maid-profile"
 PROFILE_LOG = "/dev/.maid-profile-log"
 """Where maid-profile lies in a step that is profiled, and the file it writes to."""
 
+OOM_SCORE = 100
+"""How much sooner than the daemon a step's processes are killed where there is no memory: as if each
+used a tenth of it more. Else the daemon, which is larger than many a program, would go first."""
+
 HOSTNAME = "maid"
 """A fixed name, so that a build which records its host's name gives the same bytes everywhere."""
 
@@ -83,6 +87,7 @@ def bundle(
     resolver: bool,
     terminal_group: bool,
     store: bool = False,
+    killed_before: int = 0,
 ) -> dict[str, Json]:
     """The config.json of `step` in `directory`, where maid-step attaches what it names.
 
@@ -90,7 +95,8 @@ def bundle(
     the step runs in the daemon's own; `own_network`: the runtime is started in a network namespace
     that belongs to the step; `resolver`: give the step the machine's /etc/resolv.conf;
     `terminal_group`: group 5 exists inside (it owns terminals on Debian and most others, and devpts
-    takes it only if it is mapped); `store`: the native store is there, and a log of programs.
+    takes it only if it is mapped); `store`: the native store is there, and a log of programs;
+    `killed_before` is the daemon's own oom_score_adj (proc_pid_oom_score_adj(5)).
     """
     namespaces: list[Json] = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]
     linux: dict[str, Json] = {
@@ -117,6 +123,7 @@ def bundle(
             "cwd": step.cwd,
             "capabilities": _powers(step),
             "noNewPrivileges": False,
+            "oomScoreAdj": min(1000, killed_before + OOM_SCORE),
         },
         "mounts": _mounts(step, directory, own_network, resolver, terminal_group, store),
         "linux": linux,

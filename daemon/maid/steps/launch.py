@@ -100,6 +100,7 @@ def write_bundle(
         resolver=os.path.exists(rootfs.RESOLVER) and (resolver or not step.readonly),
         terminal_group=instance is None or instance.mapping.gid_outside(5) is not None,
         store=store,
+        killed_before=int(record.read_text("/proc/self/oom_score_adj") or "0"),
     )
     record.write(f"{directory}/config.json", msgspec.json.encode(document))
 
