@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -78,11 +78,14 @@ class Guarding:
             # Noted before it can be registered, as everything is.
             self._ledger.reserve(record for slot in slots for record in _records(slot))
             if slots:
-                self._guard = Guard(self._instance, slots, self._told, self._ended)
+                self._guard = self._start(slots)
                 self._begun = now
         except (MaidError, OSError) as error:
             log.warning("%s is not guarded: %s", self._instance.path, error)
             self._not_before = now + PAUSE
+
+    def _start(self, slots: Sequence[Slot]) -> Guard:
+        return Guard(self._instance, slots, self._told, self._ended)
 
     def _note(self, kept: Kept, wanted: Collection[str]) -> None:
         """What there is to put back of a target. Where nothing serves just now, that is what served
