@@ -14,7 +14,7 @@ packages_for() {
         rootfs) printf '%s\n' debian-archive-keyring mmdebstrap mount python3 ;;
         engines) printf '%s\n' buildah runc ;;
         images) printf '%s\n' buildah skopeo umoci ;;
-        check) echo shellcheck ;;
+        check) printf '%s\n' libfaketime shellcheck ;;
         systemd) printf '%s\n' systemd systemd-container util-linux ;;
         *) die "no packages are known for the use $use" ;;
         esac

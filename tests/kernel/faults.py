@@ -130,7 +130,7 @@ class Faulted(Serving):
         """The events that it remembers."""
         with self.client() as client:
             replies = client.stream("io.maid.Manager.Events", {"follow": False})
-            return [reply["event"] for reply in replies]
+            return [reply["event"] for reply in replies if reply["event"]]
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,9 @@ PROFILE_LOG = "/dev/.maid-profile-log"
 """Where maid-profile lies in a step that is profiled, and the file it writes to."""
 
 OOM_SCORE = 100
-"""How much sooner than the daemon a step's processes are killed where there is no memory: as if each
-used a tenth of it more. Else the daemon, which is larger than many a program, would go first."""
+"""How much sooner than the daemon a step's processes are killed where there is no memory: as if
+each used a tenth of it more. Else the daemon, which is larger than many a program, would go
+first."""
 
 HOSTNAME = "maid"
 """A fixed name, so that a build which records its host's name gives the same bytes everywhere."""
