@@ -166,7 +166,8 @@ def test_metrics_are_as_prometheus_has_them(daemon: Serving) -> None:
     assert value("maid_platform_executes", platform="linux/arm64", target="aarch64") == 1
     assert value("maid_platform_info", platform="linux/arm64", state="ready", owner="maid") == 1
     assert value("maid_platform_executes", platform="linux/s390x") == 0
-    assert 0 < value("maid_probe_duration_seconds", target="aarch64") < 60
+    assert 0 < value("maid_probe_last_duration_seconds", target="aarch64") < 60
+    assert value("maid_probe_duration_seconds_count", target="aarch64") >= 1
     assert value("maid_registrations_total") >= 2
     assert value("maid_probes_total", result="ok") >= 2
     assert value("maid_events_total", kind="started") == 1

@@ -1,8 +1,8 @@
 """Writes what is described by the code: python -m maid.service.describe docs units.
 
 One file for each interface, io.maid.NAME.varlink, as the running service tells it
-(org.varlink.service.GetInterfaceDescription); docs/events.md, the kinds of events; and the same for
-`journalctl --catalog`, units/maid.catalog (systemd.catalog(7)).
+(org.varlink.service.GetInterfaceDescription); docs/events.md, the kinds of events; the same for
+`journalctl --catalog`, units/maid.catalog (systemd.catalog(7)); and docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from maid.service.interfaces import Emulation, Manager
 from maid.service.kinds import KINDS
+from maid.service.metric_kinds import METRICS
 from maid.service.step_interface import Steps
 from maid.service.store_interface import Store
 
@@ -66,8 +67,56 @@ def catalog() -> str:
     )
 
 
+_METRICS = """\
+# Metrics
+
+`maid metrics` prints them in Prometheus' text format, and `io.maid.Manager.Metrics` returns the
+same text. They are read when they are asked for: at rest they cost nothing. Counters begin at 0
+with the daemon (`maid_start_timestamp_seconds`); Prometheus' `rate` and `increase` take that as it
+is.
+
+## How they are scraped
+
+By node_exporter's textfile collector, which most fleets run already: a timer writes `maid metrics`
+to a file in its directory twice a minute, whole or not at all. There is no port to open and nothing
+to let in; if the file grows old, the daemon does not answer (`node_textfile_mtime_seconds`, and an
+alert for it below).
+
+    cd units/monitoring
+    install -m 644 maid-metrics.service maid-metrics.timer /etc/systemd/system/
+    systemctl enable --now maid-metrics.timer
+
+`/var/lib/prometheus/node-exporter` is Debian's directory for such files; another one
+(`--collector.textfile.directory`) goes into `Environment=DIRECTORY=` of a drop-in. Then:
+
+- `units/monitoring/alerts.yml`: alert rules for Prometheus (`rule_files:`), each with what it means
+  and what to do.
+- `units/monitoring/grafana-dashboard.json`: a dashboard for Grafana (Import), with a choice of
+  machines.
+
+## What there is
+
+`_total`, `_info` and `_bucket` belong to the names of samples; a histogram has `_sum` and `_count`
+too. Beside these there is `process_*` of the daemon, as every Prometheus client has it.
+
+| metric | type | labels | what it is |
+|---|---|---|---|
+"""
+
+
+def metrics() -> str:
+    """docs/metrics.md."""
+    rows = []
+    for each in METRICS.values():
+        labels = ", ".join(f"`{label}`" for label in (*each.labels, *each.facts))
+        text = f"{each.text}. {each.more}" if each.more else each.text
+        rows.append(f"| `{each.shown}` | {each.kind} | {labels} | {text} |\n")
+    return _METRICS + "".join(rows)
+
+
 if __name__ == "__main__":
     docs, units = (Path(argument) for argument in sys.argv[1:])
     describe(docs)
     (docs / "events.md").write_text(events())
+    (docs / "metrics.md").write_text(metrics())
     (units / "maid.catalog").write_text(catalog())

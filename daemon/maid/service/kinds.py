@@ -109,10 +109,12 @@ KINDS: dict[str, Kind] = {
             "b1d0a9da855a4cbeb3d65a5dd794f081",
             False,
             "An entry was repaired",
-            "It was gone or disabled, and serves again. Another tool has reset the table, or "
-            "systemd-binfmt was restarted.",
-            "If it happens often: maid events --follow, and look at what else happens at these "
-            "moments.",
+            "It was gone, disabled or replaced, and serves again. Where the kernel tells, the "
+            "sentence says who did it: the program, what started it, its service or container, "
+            "and its process. It is another tool's reset as a rule, or a restart of "
+            "systemd-binfmt.",
+            "If it happens often, have that tool leave the table alone: maid doctor names those "
+            "that are installed.",
         ),
         Kind(
             "remounted",
@@ -158,8 +160,8 @@ KINDS: dict[str, Kind] = {
             True,
             "Somebody keeps undoing what maid repairs",
             "Repairs are made with growing pauses until it ends.",
-            "Find the other tool: a cron job, a CI job with --reset, binfmt-support beside "
-            "systemd-binfmt.",
+            "Where the kernel tells who it was, the sentence says so. Otherwise find the other "
+            "tool: a cron job, a CI job with --reset, binfmt-support beside systemd-binfmt.",
         ),
         Kind(
             "refused",

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maid import __version__
+from maid.emulation.culprit import Cause
+from maid.service.kinds import KINDS
 from maid.service.metric_kinds import METRICS
 
 if TYPE_CHECKING:
@@ -135,7 +137,9 @@ def _keeper(machine: Machine) -> Iterable[Metric]:
     yield _number("maid_renewals", counters.renewals)
     yield _number("maid_removals", counters.removals)
     yield _number("maid_refusals", counters.refusals)
-    causes = {**counters.causes, "unmounted": counters.remounts}
+    # A counter that appears with its first count has not risen, for whoever looks at its rate.
+    never = dict.fromkeys((str(cause) for cause in Cause), 0)
+    causes = {**never, **counters.causes, "unmounted": counters.remounts}
     yield _numbers("maid_heals", [((cause,), n) for cause, n in sorted(causes.items())])
     if counters.last_heal:
         yield _number("maid_last_heal_timestamp_seconds", counters.last_heal)
@@ -170,7 +174,7 @@ def _store(store: StoreSummary) -> Iterable[Metric]:
 
 
 def _service(sources: Sources) -> Iterable[Metric]:
-    kinds = sorted(sources.events.counts.items())
+    kinds = sorted({**dict.fromkeys(KINDS, 0), **sources.events.counts}.items())
     yield _numbers("maid_events", [((kind,), count) for kind, count in kinds])
     yield _numbers("maid_crashes", sorted(sources.crashes.items()))
     yield _number("maid_connections", sources.connections())
