@@ -135,7 +135,7 @@ class Entry:
             self._check_text(self.magic.decode(), words)
         except UnicodeDecodeError:
             raise EntryError(words) from None
-        if b"/" in self.magic or self.magic[:1] == b"." or self.mask or self.offset:
+        if b"/" in self.magic or self.mask or self.offset:
             raise EntryError(words)
 
     @staticmethod

@@ -63,6 +63,7 @@ class Programs:
                 notes = front_elf.note(bytes(range(20)), order=order)
                 segments = [(1, b"code", 4), (4, notes, 4), (3, b"/lib/ld.so\0", 1), (2, b"", 8)]
                 made.append(bytes(front_elf.Elf(bits, order, segments)))
+        made.append(bytes(test_front_elf.behind(front_elf.note(bytes(range(20))))))
         real = [Path(path) for path in REAL if os.path.exists(path)]
         return made + [path.read_bytes()[:HEAD] for path in real]
 
