@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_doctor import Made, found
+from doctoring import Made, found
 
 from maid.config import Acceleration, Config, Paths, Scope
 from maid.doctor import engines
