@@ -36,8 +36,8 @@ _CONFIGURATION = """\
 Every key with its type, default and meaning, written from the code by
 `python -m maid.cli.describe docs`; [maid.toml.example](maid.toml.example) has the same as a file to
 start from. maid needs none of them, and the file may be missing. What is there must be right: with
-an unknown key, or a value that cannot be, the daemon does not start, and says which key of which
-file (exit status 2); `maid reload` says the same, and the old configuration stays.
+an unknown key, or a value that cannot be, the daemon does not start, and says which key on which
+line (exit status 2); `maid reload` says the same, and the old configuration stays.
 
 `systemctl reload maid`, or `maid reload`, reads the file again: everything but `[paths]` holds from
 then on, and running steps keep what they were started with. `--config` and `MAID_CONFIG` name
