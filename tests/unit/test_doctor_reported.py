@@ -67,7 +67,7 @@ def test_a_degraded_platform_is_a_warning_with_its_reason() -> None:
 def test_a_contended_entry_is_a_problem_with_a_way_to_find_who() -> None:
     reason = "somebody keeps removing the entry (9 times in the last minute); the next repair"
     assert "problem linux/arm64: somebody keeps" in said(platform(state="failed", reason=reason))
-    assert "maid events --follow" in said(platform(reason=reason))
+    assert "maid events says who" in said(platform(reason=reason))
 
 
 def test_the_daemon_s_words_for_contention_are_the_ones_looked_for() -> None:

@@ -61,8 +61,8 @@ def _findings(status: _Status) -> Iterator[Finding]:
             yield problem(
                 each.shown,
                 reason,
-                "maid events --follow shows the moments, journalctl --since what else happened:"
-                " often a job with --reset, or binfmt-support beside systemd-binfmt",
+                "maid events says who, where the kernel tells; else journalctl --since shows what"
+                " happened then: often a job with --reset, or binfmt-support beside systemd-binfmt",
             )
         elif each.state == "failed" or (each.required and each.state in ("absent", "disabled")):
             make = problem if each.required else warning
