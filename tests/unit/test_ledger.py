@@ -59,3 +59,42 @@ def test_both_records_of_a_renewal_are_of_their_target(tmp_path: Path) -> None:
     ledger.put(msgspec.structs.replace(RECORD, name="qemu-arm.next"))
     ledger.put(msgspec.structs.replace(RECORD, name="qemu-mips", target="mips"))
     assert [record.name for record in ledger.of("arm")] == ["qemu-arm", "qemu-arm.next"]
+
+
+STANDIN = msgspec.structs.replace(RECORD, name="qemu-arm.next")
+
+
+def test_what_is_in_reserve_is_in_the_file_and_a_record_only_once_the_table_shows_it(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "ledger.json")
+    ledger = Ledger(path)
+    ledger.put(RECORD)
+    ledger.reserve([STANDIN, RECORD])
+    assert list(ledger) == [RECORD] and ledger.of("arm") == [RECORD]
+    assert ledger.owns(STANDIN.entry())
+    ledger.take_up({"qemu-arm.next": replace(STANDIN.entry(), interpreter="/theirs")})
+    assert list(ledger) == [RECORD]
+    ledger.take_up({"qemu-arm.next": STANDIN.entry()})
+    assert list(ledger) == [RECORD, STANDIN]
+    again = Ledger(path)  # after a crash
+    again.keep_only({"qemu-arm.next": STANDIN.entry()})
+    assert list(again) == [STANDIN]
+    ledger.drop("qemu-arm")
+    ledger.drop("qemu-arm.next")
+    ledger.reserve([])
+    assert not ledger.owns(STANDIN.entry()) and list(Ledger(path)) == []
+
+
+def test_what_comes_and_goes_in_a_fight_is_not_written_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    ledger = Ledger(str(path))
+    ledger.put(RECORD)
+    ledger.reserve([STANDIN, RECORD])
+    written = path.stat().st_ino
+    for _ in range(3):
+        ledger.take_up({"qemu-arm.next": STANDIN.entry()})
+        ledger.drop("qemu-arm")
+        ledger.put(RECORD)
+        ledger.drop("qemu-arm.next")
+    assert path.stat().st_ino == written

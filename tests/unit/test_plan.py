@@ -149,3 +149,46 @@ def test_names_never_run_out() -> None:
     assert name_for("arm", frozenset()) == "qemu-arm"
     taken = frozenset({"qemu-arm", "maid-arm", "maid-arm-2"})
     assert name_for("arm", taken) == "maid-arm-3"
+
+
+STANDIN = mine(name="qemu-aarch64.next")
+
+
+def test_a_stand_in_gives_the_name_back_to_ours() -> None:
+    done = actions(mine=(STANDIN,), taken=frozenset({STANDIN[0].name}), verdict=Verdict.WORKS)
+    assert done == [
+        Register(OFFER, "qemu-aarch64"),
+        Remove(STANDIN[0], "its renewal is finished"),
+    ]
+
+
+def test_a_stand_in_gives_way_to_a_newer_entry_of_somebody_elses_once_that_is_proven() -> None:
+    there = {
+        "mine": (STANDIN,),
+        "others": (OTHER,),
+        "newer": (OTHER,),
+        "taken": frozenset({OTHER.name, STANDIN[0].name}),
+    }
+    assert actions(**there, verdict=Verdict.UNKNOWN) == []
+    assert actions(**there, verdict=Verdict.WORKS) == [
+        Remove(STANDIN[0], "qemu-aarch64 serves"),
+    ]
+    shadowing = [
+        Register(OFFER, "maid-aarch64"),
+        Remove(STANDIN[0], "its renewal is finished"),
+    ]
+    assert actions(**there, verdict=Verdict.FAILS) == shadowing
+    assert actions(**there, verdict=Verdict.WORKS, prefer=Prefer.OWN) == shadowing
+
+
+def test_a_stand_in_that_came_after_somebody_elses_entry_serves_on_beside_it() -> None:
+    done = actions(
+        mine=(STANDIN,),
+        others=(OTHER,),
+        taken=frozenset({OTHER.name, STANDIN[0].name}),
+        verdict=Verdict.WORKS,
+    )
+    assert done == [
+        Register(OFFER, "maid-aarch64"),
+        Remove(STANDIN[0], "its renewal is finished"),
+    ]
