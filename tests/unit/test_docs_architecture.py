@@ -124,3 +124,15 @@ def test_every_file_that_the_page_lists_is_there() -> None:
             if not (PACKAGE / package / f"{name}.py").exists():
                 missing.append(f"{package}/{name}")
     assert not missing
+
+
+def test_every_module_is_in_the_list_of_the_parts() -> None:
+    listing = PAGE.partition("\n## The parts\n")[2].partition("\n    daemon/native/")[0]
+    missing = [
+        str(path.relative_to(PACKAGE))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "__init__.py"
+        and part(path) not in ("cli", "doctor")  # commands and findings: said as a whole
+        and not re.search(rf"\b{path.stem}\b", listing)
+    ]
+    assert not missing
