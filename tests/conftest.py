@@ -24,6 +24,7 @@ LONG = (
 ROOT = __file__.removesuffix("conftest.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what belongs together when tests run side by side (`-n 2 --dist loadgroup`, as
     scripts/test has it), and put what takes long first.

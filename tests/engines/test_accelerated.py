@@ -303,20 +303,23 @@ def test_docker_run_with_the_shim_as_a_runtime_is_accelerated(hall: Hall) -> Non
         settings.unlink()
 
 
-def test_the_machine_s_own_buildah_takes_the_first_runtime_that_is_there(tmp_path: Path) -> None:
+def test_the_machine_s_own_buildah_takes_the_first_runtime_that_is_there(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     """Debian 12's 1.28 where this runs on that: a list whose first path is a link to the shim, and
     one whose first path is gone, as after the removal of maid."""
     if shutil.which("buildah") is None or shutil.which("crun") is None:
         pytest.skip("there is no buildah, or no crun")
-    fill(tmp_path / "state/store", tmp_path)
-    (tmp_path / "crun").symlink_to(native.path("maid-runtime"))
-    (tmp_path / "room").mkdir()
-    with engine_room(tmp_path / "room", "aarch64", state=tmp_path / "state") as room:
-        settings = tmp_path / "room/containers.conf"
+    place = tmp_path_factory.mktemp("own")  # short: the kernel takes 127 bytes for an interpreter
+    fill(place / "state/store", place)
+    (place / "crun").symlink_to(native.path("maid-runtime"))
+    (place / "room").mkdir()
+    with engine_room(place / "room", "aarch64", state=place / "state") as room:
+        settings = place / "room/containers.conf"
         text = settings.read_text()
         container = room.run("buildah", "from", "--arch", "arm64", "scratch")
         room.run("buildah", "copy", container, rootfs("busybox-arm64"), "/")
         run = ("buildah", "run", "--isolation=oci", "--runtime=crun", container, "sh", "-c", PROBE)
-        for first, expected in ((tmp_path / "crun", "NATIVE"), (tmp_path / "gone", "EMULATED")):
+        for first, expected in ((place / "crun", "NATIVE"), (place / "gone", "EMULATED")):
             settings.write_text(f'{text}[engine.runtimes]\ncrun = ["{first}", "/usr/bin/crun"]\n')
-            assert room.run(*run, env={"MAID_STORE": f"{tmp_path}/state/store"}) == expected
+            assert room.run(*run, env={"MAID_STORE": f"{place}/state/store"}) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,10 +34,19 @@ def filled() -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def state(tmp_path: Path, filled: Daemon) -> Path:
+def empty() -> Iterator[Path]:
+    """A directory for a daemon's state whose copies of QEMU have short paths: the kernel takes 127
+    bytes, which pytest's own directories nearly use up."""
+    with tempfile.TemporaryDirectory(prefix="maid-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.fixture
+def state(empty: Path, filled: Daemon) -> Path:
     """The state of a daemon that has fetched packages, but has no store."""
-    shutil.copytree(STATE / "acceleration", tmp_path / "state/acceleration", symlinks=True)
-    return tmp_path / "state"
+    shutil.copytree(STATE / "acceleration", empty / "acceleration", symlinks=True)
+    return empty
 
 
 @pytest.fixture
@@ -104,8 +114,10 @@ def test_versions_the_archive_does_not_have_stay_emulated(filled: Daemon, tree: 
     assert "1.0-1" in str(listed)
 
 
-def test_without_a_network_a_step_is_emulated_and_the_reason_is_an_event(tree: Path) -> None:
-    with Daemon(CONFIG, state=str(tree.parent / "state"), prelude=("unshare", "--net")) as lonely:
+def test_without_a_network_a_step_is_emulated_and_the_reason_is_an_event(
+    tree: Path, empty: Path
+) -> None:
+    with Daemon(CONFIG, state=str(empty), prelude=("unshare", "--net")) as lonely:
         lonely.start()
         done = run(lonely, tree, *GZIP, network="none")
         assert (done.status, done.result["native"]) == (0, {})
