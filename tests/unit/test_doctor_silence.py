@@ -39,6 +39,12 @@ def test_a_member_and_root_are_told_nothing_to_do(made: Made) -> None:
     assert found(services.group, made.place()).startswith("ok")
 
 
+def test_one_whom_no_file_names_is_in_no_empty_group(made: Made) -> None:
+    made.write("/etc/group", "maid:x:990:\n")
+    stranger = made.place(uid=12345, groups=frozenset({12345}))
+    assert "you are not a member" in found(services.group, stranger)
+
+
 def test_a_user_with_a_range_can_have_steps(made: Made) -> None:
     user = made.place(**dict(USER))
     assert found(machine.subordinate_ids, user).startswith("ok")

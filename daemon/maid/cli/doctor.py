@@ -28,7 +28,9 @@ def show(socket: str, config_file: Path | None, as_json: bool) -> int:
     try:
         config = load(config_file, scope)
     except MaidError as error:
-        findings.append(Finding(Level.problem, "configuration", error.message, error.hint))
+        hint = error.hint or "mend it: docs/configuration.md has every key"
+        hint = f"{hint} (everything else was looked at with the defaults)"
+        findings.append(Finding(Level.problem, "configuration", error.message, hint))
         config = Config()
     findings = [*doctor.examine(config, scope), *findings]
     if status is not None:

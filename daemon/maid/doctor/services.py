@@ -261,5 +261,5 @@ def _group(place: Place, name: str) -> tuple[int, list[str]] | None:
     for line in (place.read("/etc/group") or "").splitlines():
         fields = line.split(":")
         if len(fields) == 4 and fields[0] == name and fields[2].isdigit():
-            return int(fields[2]), fields[3].split(",")
+            return int(fields[2]), [name for name in fields[3].split(",") if name]
     return None
