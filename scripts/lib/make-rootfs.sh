@@ -141,14 +141,23 @@ busybox_applets() {
     "${run[@]}" "$2" --list-full | sed -nE 's#^(usr/)?(s?bin/[^/]+)$#\2#p' | grep -v '/busybox$'
 }
 
-# make_systemd SUITE DIR: a native Debian that boots under its own systemd, with what maid's service
-# needs, and with emulators that systemd-binfmt registers, as on a machine that has more than maid.
+# make_systemd SUITE DIR PACKAGE…: a native Debian that boots under its own systemd, with what maid's
+# service needs, and with emulators that systemd-binfmt registers, as on a machine that has more than
+# maid.
 make_systemd() {
     local suite=$1 new=$2 qemu=(qemu-user qemu-user-binfmt)
+    shift 2
     is_root || die "a bootable root file system is made as root only"
     [[ $suite != bookworm ]] || qemu=(qemu-user-static)
     make_debian "$suite" "$(dpkg --print-architecture)" "$new" \
-        crun dbus iproute2 libnss-systemd python3 systemd systemd-sysv udev "${qemu[@]}"
+        crun dbus iproute2 libnss-systemd python3 systemd systemd-sysv udev "${qemu[@]}" "$@"
+}
+
+# make_runner SUITE DIR: the same with what scripts/install compiles with, and what an ordinary user
+# builds images with: the machine of a CI runner.
+make_runner() {
+    make_systemd "$1" "$2" buildah gcc libc6-dev libsystemd-dev make pkg-config python3-dev \
+        python3-venv skopeo uidmap umoci
 }
 
 # make_engines DIR: a native Debian 13 with the container engines of its time, for machines that have
@@ -266,6 +275,8 @@ debian-13-compilers-*) make_compilers "${name##*-}" "$new" ;;
 debian-13-*64) make_debian trixie "${name##*-}" "$new" gcc libc6-dev make python3 ;;
 debian-12-systemd) make_systemd bookworm "$new" ;;
 debian-13-systemd) make_systemd trixie "$new" ;;
+debian-12-runner) make_runner bookworm "$new" ;;
+debian-13-runner) make_runner trixie "$new" ;;
 debian-13-engines) make_engines "$new" ;;
 busybox-*) make_busybox "${name#busybox-}" "$new" ;;
 programs-*) make_programs "${name#programs-}" "$new" ;;

@@ -5,7 +5,7 @@
 # Each has a recipe in make-rootfs.sh.
 ROOTFS_NAMES=(
     debian-13-arm64 debian-13-amd64 debian-12-systemd debian-13-systemd debian-13-engines
-    debian-13-build-{amd64,arm64,riscv64} debian-13-compilers-{amd64,arm64}
+    debian-12-runner debian-13-runner debian-13-build-{amd64,arm64,riscv64} debian-13-compilers-{amd64,arm64}
     busybox-{386,amd64,arm,arm64,mips64le,ppc64le,riscv64,s390x}
     programs-{386,amd64,arm,arm64,loong64,mips64le,ppc64le,riscv64,s390x}
     gcc-{amd64,arm,arm64,riscv64}

@@ -1,19 +1,18 @@
-"""A machine under systemd, with maid installed, in a container of its own for each test.
+"""A machine under systemd, with maid installed, in a container of its own.
 
 The container has a user namespace and with it a binfmt_misc table of its own: nothing of what runs
-in it reaches this machine's. The tree it boots from is made once in a session, by scripts/install.
+in it reaches this machine's. What it boots from is made once in a session (trees.py).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).resolve().parent
-CHECKOUT = HERE.parent.parent
-SCRIPTS = CHECKOUT / "scripts"
 
-# What systemd would have mounted on a machine, but leaves alone in a container.
-OWN_TABLE = {
-    "systemd-binfmt.service.d/container.conf": "[Unit]\nConditionPathIsReadWrite=\n",
-    "proc-sys-fs-binfmt_misc.mount.d/container.conf": "[Unit]\nConditionPathIsReadWrite=\n",
-}
 BOOT_SECONDS = 30
 """Far above the second that it takes on an idle machine."""
 
@@ -132,65 +124,27 @@ def eventually(what: str, condition: Callable[[], bool], seconds: float = 15) ->
 
 
 @contextmanager
-def installed_tree(release: str) -> Iterator[Path]:
-    """A bootable root file system of this Debian release with maid installed in it."""
-    base = _rootfs(f"debian-{release}-systemd")
-    with tempfile.TemporaryDirectory(prefix=".systemd-test.", dir=base.parent) as directory:
-        made = Path(directory) / "machine"
-        subprocess.run(["cp", "--archive", "--reflink=auto", str(base), str(made)], check=True)
-        _install(made)
-        for name, text in OWN_TABLE.items():
-            file = made / "etc/systemd/system" / name
-            file.parent.mkdir(parents=True)
+def booted(
+    tree: Path,
+    files: Mapping[str, str] | None = None,
+    enabled: Sequence[str] = (),
+    state: str = "running",
+) -> Iterator[Machine]:
+    """Boot the tree, with these files in it (absolute paths) and these units enabled; wait until
+    systemd has started everything and is in this state; kill it in the end."""
+    with tempfile.TemporaryDirectory() as directory:
+        for path, text in (files or {}).items():
+            file = Path(directory + path)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-        wants = made / "etc/systemd/system/sysinit.target.wants"
-        wants.mkdir(exist_ok=True)
-        mount_unit = "proc-sys-fs-binfmt_misc.mount"
-        (wants / mount_unit).symlink_to(f"/usr/lib/systemd/system/{mount_unit}")
-        # What `scripts/install --remove` needs, and something to run steps in.
-        source = made / "opt/maid-source"
-        for part in ("scripts", "units", "docs"):
-            shutil.copytree(CHECKOUT / part, source / part)
-        for architecture in ("amd64", "arm64"):
-            target = made / "opt" / f"busybox-{architecture}"
-            shutil.copytree(_rootfs(f"busybox-{architecture}"), target, symlinks=True)
-        _shift_owners(made)
-        yield made
-
-
-def _rootfs(name: str) -> Path:
-    made = subprocess.run([SCRIPTS / "rootfs", name], check=True, stdout=subprocess.PIPE, text=True)
-    return Path(made.stdout.strip())
-
-
-def _install(root: Path) -> None:
-    ended = subprocess.run(
-        [SCRIPTS / "install", "--no-packages", "--root", root],
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stdout
-
-
-def _shift_owners(root: Path) -> None:
-    """Give the tree to a free range of ids, once; a container then boots from it without a copy."""
-    nspawn = ["systemd-nspawn", "--quiet", f"--directory={root}", "--private-users=pick"]
-    nspawn += ["--private-users-ownership=chown", "--register=no", "--keep-unit"]
-    subprocess.run(
-        ["unshare", "--mount", "--propagation=private", *nspawn, "--link-journal=no", "/bin/true"],
-        check=True,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-    )
+        with _container([HERE / "boot-container", tree, directory, *enabled], state) as machine:
+            yield machine
 
 
 @contextmanager
-def booted(tree: Path) -> Iterator[Machine]:
-    """Boot the tree and wait until systemd has started everything; power it off in the end."""
+def _container(command: list[str | Path], expected: str) -> Iterator[Machine]:
     container = subprocess.Popen(
-        [HERE / "boot-container", tree],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -200,7 +154,7 @@ def booted(tree: Path) -> Iterator[Machine]:
         machine = Machine(_leader(container))
         state = machine.run("systemctl", "is-system-running", "--wait", timeout=BOOT_SECONDS)
         failed = machine.run("systemctl", "--failed", "--no-legend", "--plain").stdout
-        assert state.stdout.strip() == "running", f"{state.stdout}{failed}"
+        assert state.stdout.strip() == expected, f"{state.stdout}{failed}"
         yield machine
     finally:
         # Nothing in it is worth an orderly shutdown: its files are in memory. When its PID 1 dies,
