@@ -64,6 +64,25 @@ def test_what_is_no_entry_is_an_error(text: str) -> None:
         parse("x", text)
 
 
+EXTENSION = "enabled\ninterpreter /x\nflags: \nextension .exe\n"
+
+
+@pytest.mark.parametrize("more", ["enabled", "flags: C", "offset 1", "extension .x", "anything"])
+@pytest.mark.parametrize(
+    ("text", "after"), [(SHOWN, "-static"), (EXTENSION, "/x"), (EXTENSION, ".exe")]
+)
+def test_no_line_break_is_taken_for_more_of_the_entry(text: str, after: str, more: str) -> None:
+    assert parse("x", text)
+    with pytest.raises(EntryError, match="cannot be read"):
+        parse("x", text.replace(after, f"{after}\n{more}"))
+
+
+def test_other_ends_of_lines_are_part_of_a_path() -> None:
+    for letter in "\r\x0b\x0c\x1c\x85\u2028":
+        path = f"/a{letter}b"
+        assert parse("x", SHOWN.replace("/usr/bin/qemu-aarch64-static", path)).interpreter == path
+
+
 def test_the_line_escapes_every_byte() -> None:
     line = entry(magic=b":\\\n\0", mask=b"").register_line()
     assert line == rb":qemu-aarch64:M::\x3a\x5c\x0a\x00::/usr/bin/qemu-aarch64-static:POCF"
@@ -88,6 +107,16 @@ def test_a_colon_in_the_interpreter_takes_another_delimiter() -> None:
         ({"interpreter": ""}, "1 to 127 bytes"),
         ({"interpreter": "/a\nb"}, "line break"),
         ({"flags": "PZ"}, "unknown flags Z"),
+        ({"flags": "FP"}, "shows the flags FP as PF"),
+        ({"flags": "C"}, "shows the flags C as OC"),
+        ({"name": "a\0b"}, "cannot be the name"),
+        ({"name": "é" * 128}, "cannot be the name"),
+        ({"name": "\udcff"}, "cannot be the name"),
+        ({"interpreter": "/a\0b"}, "zero byte"),
+        ({"interpreter": "/\udcff"}, "no UTF-8"),
+        ({"kind": "E", "magic": b"a/b", "mask": b""}, "cannot be an extension"),
+        ({"kind": "E", "magic": b"\xff", "mask": b""}, "cannot be an extension"),
+        ({"kind": "E", "magic": b"exe", "mask": b"\xff" * 3}, "cannot be an extension"),
     ],
 )
 def test_what_the_kernel_would_refuse_has_words(changed: dict[str, object], words: str) -> None:

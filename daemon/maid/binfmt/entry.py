@@ -168,9 +168,11 @@ def parse(name: str, text: str) -> Entry:
         if key in fields:
             raise EntryError(unreadable)
         fields[key] = value
-    # These come first, each once; so no line break in an interpreter's path can be taken for more
-    # of the entry.
+    # These come first, each once, and after an extension comes nothing; so no line break in it or
+    # in an interpreter's path can be taken for more of the entry.
     if state not in ("enabled", "disabled") or list(fields)[:2] != ["interpreter", "flags:"]:
+        raise EntryError(unreadable)
+    if "extension" in fields and len(fields) > 3:
         raise EntryError(unreadable)
     enabled, flags = state == "enabled", fields["flags:"]
     try:
