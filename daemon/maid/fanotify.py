@@ -2,8 +2,8 @@
 
 Unlike inotify this names the process. Events carry the file's name and hold neither the file nor
 its mount, so whoever unmounts is not kept from it (FAN_REPORT_DFID_NAME, Linux 5.9; for file
-systems that no handle can be decoded of, binfmt_misc among them, 6.6). It takes CAP_SYS_ADMIN of
-the machine's own user namespace.
+systems that no handle can be decoded of, binfmt_misc among them, 6.6). Without CAP_SYS_ADMIN of the
+machine's own user namespace other processes are not named.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _libc.fanotify_mark.argtypes = (
 
 @dataclass(frozen=True)
 class Write:
-    """Somebody wrote to the file `name`: process `pid`, 0 where it is in no pid namespace of
-    ours."""
+    """Somebody wrote to the file `name`: process `pid`, 0 where it is in no pid namespace of ours,
+    or where we may not know."""
 
     name: str
     pid: int

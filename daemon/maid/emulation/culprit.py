@@ -159,7 +159,8 @@ class Culprits:
         spared = {os.getpid(), *self._spared()}
         now, known = time.monotonic(), dict[int, _Writer]()
         for write in found:
-            if write.pid in spared:
+            # 0: the kernel does not name it to us, and it may be the guard.
+            if not write.pid or write.pid in spared:
                 continue
             if write.pid not in known:
                 known[write.pid] = _describe(write.pid, now, len(known) < DESCRIBED)
@@ -175,8 +176,6 @@ class Culprits:
 
 def _describe(pid: int, now: float, look: bool) -> _Writer:
     """The process in words: "by sh of cron in cron.service, process 12"."""
-    if not pid:
-        return _Writer("by a process of another pid namespace", False, now)
     name = _read(pid, "comm") if look else ""
     if not name:
         return _Writer(f"by process {pid}, which has ended", False, now)
