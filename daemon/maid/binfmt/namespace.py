@@ -117,8 +117,11 @@ class _PinnedInstance(Instance):
 
 
 class Pinned:
-    """A pinned instance: `user` and `binfmt` are the paths in `directory`; `mapping` its id
-    maps."""
+    """A pinned instance: `user` and `binfmt` are the paths in `directory`; `mapping` its id maps.
+
+    Once its namespace has been opened it is held: should its pin be taken away, what runs in it must
+    not lose its table, and what comes after must find the same.
+    """
 
     def __init__(self, directory: str, mapping: Mapping) -> None:
         self.directory = directory
@@ -126,6 +129,7 @@ class Pinned:
         self.user = f"{directory}/user"
         self.binfmt = f"{directory}/binfmt"
         self.instance: Instance = _PinnedInstance(self.binfmt, self.user)
+        self._held = -1
 
     def alive(self) -> bool:
         """Whether both pins are in place now."""
@@ -138,11 +142,36 @@ class Pinned:
             raise NamespaceError(
                 f"the user namespace at {self.user} is gone", "maid makes a new one"
             )
+        if self._held < 0:
+            self._held = os.open(self.user, os.O_RDONLY | os.O_CLOEXEC)
         return os.open(self.user, os.O_RDONLY | os.O_CLOEXEC)
 
+    def _pin_again(self) -> None:
+        """Pin the namespace that is held, where its pin is gone."""
+        if self._held < 0 or kernel.filesystem_type(self.user) == kernel.NSFS_MAGIC:
+            return
+        os.makedirs(self.directory, mode=0o755, exist_ok=True)
+        with open(self.user, "a"):
+            pass
+        kernel.bind(f"/proc/self/fd/{self._held}", self.user)
+
+    def _let_go(self) -> None:
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
+
     def mount_again(self) -> None:
-        """Mount the table again where its pin was unmounted. The namespace must still be pinned."""
-        user = self.open_user()
+        """Mount the table again where its pin was unmounted, and pin the namespace again where that
+        is gone. Raises NamespaceError and OSError; it is not held any longer then."""
+        try:
+            self._pin_again()
+            user = self.open_user()
+        except (OSError, NamespaceError):
+            self._let_go()
+            raise
+        if kernel.filesystem_type(self.binfmt) == kernel.BINFMTFS_MAGIC:
+            os.close(user)
+            return
         try:
             with _Helper(["mount", str(user)], (user,)) as helper:
                 (mount,) = helper.receive(1)
@@ -157,6 +186,7 @@ class Pinned:
     def release(self) -> None:
         """Unpin both and remove the directory. What runs in the namespace keeps it until it
         ends."""
+        self._let_go()
         for path in (self.binfmt, self.user):
             # A pin can have been mounted more than once by an interrupted start.
             while kernel.filesystem_type(path) in (kernel.NSFS_MAGIC, kernel.BINFMTFS_MAGIC):

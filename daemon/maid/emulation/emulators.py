@@ -8,6 +8,7 @@ keeper's.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import platform
@@ -157,8 +158,21 @@ def _choose(
     notes: list[str] = [rating.reason] if rating.reason else []
     offers = [plain]
     if best.name == "qemu":
-        offers = [*_copies(plain, models, config, notes), plain]
+        copies = _copies(plain, models, config, notes)
+        if not copies and not _unchanged(best):
+            # What serves must not give way to what is being written, or was truncated.
+            return Choice(target, (), f"{best.path} changed while it was looked at")
+        offers = [*copies, plain]
     return Choice(target, tuple(offers), "", tuple(notes))
+
+
+def _unchanged(interpreter: Interpreter) -> bool:
+    """Whether the file is still the one that was identified."""
+    try:
+        with open(interpreter.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == interpreter.sha256
+    except OSError:
+        return False
 
 
 def _copies(plain: Offer, models: tuple[str, ...], config: Config, notes: list[str]) -> list[Offer]:

@@ -98,6 +98,9 @@ class Interpreter:
         return self.static and self.rating.level > Level.UNUSABLE
 
 
+DIES = " and dies of signal"
+
+
 def identify(path: Path, trusted: bool = False) -> Interpreter:
     """Read and run the program at `path` to see what it is.
 
@@ -105,7 +108,7 @@ def identify(path: Path, trusted: bool = False) -> Interpreter:
     with a rating of UNUSABLE that says why. The program runs with an empty environment, no
     descriptor but the standard ones, and for at most VERSION_TIMEOUT seconds.
     A program of this machine that does not say what it is is unusable too, unless it is `trusted`,
-    since the administrator chose it: then it is of Kind.OTHER, without targets.
+    since the administrator chose it, and does not crash: then it is of Kind.OTHER, without targets.
     Raises MaidError on a machine that no target describes (targets.own).
     """
     try:
@@ -189,7 +192,7 @@ def _ask(interpreter: Interpreter, descriptor: int, trusted: bool) -> Interprete
         if kind is Kind.QEMU:
             targets = tuple(each for each in TARGETS if TARGETS[each].emulator == said["target"])
         return replace(interpreter, name=kind, targets=targets, version=version)
-    if trusted:
+    if trusted and not how.startswith(DIES):  # a truncated file dies of SIGSEGV
         reason = f"{interpreter.path} is used because the configuration says so"
         return replace(interpreter, rating=Rating(Level.SUSPECT, reason))
     answer = f"says {interpreter.version_text!r}" if first else "says nothing"
@@ -227,7 +230,7 @@ def _run(path: Path, descriptor: int) -> tuple[str, str]:
     if talks_on:
         return text, " and does not stop"
     if status < 0:
-        return text, f" and dies of signal {-status}"
+        return text, f"{DIES} {-status}"
     return text, f" and exits {status}" if status else ""
 
 

@@ -350,6 +350,9 @@ class Machine:
         targets = [target for target in TARGETS.values() if target.name != self._own]
         self.choices = await asyncio.to_thread(emulators.choose, targets, self.config, self._cache)
         used = [offer.interpreter.path for c in self.choices.values() for offer in c.offers]
+        # Also those that are configured and not there, or no good: they may come, or be mended.
+        named = (each.interpreter for each in self.config.emulation.target.values())
+        used += [path for path in named if path is not None]
         self._upgrades.watch(search_places(self.config), used)
 
     def _begin_refresh(self) -> None:

@@ -25,10 +25,11 @@ NAMES = ("qemu-", "buildkit-qemu-", "box64", "box32", "FEXInterpreter", "rosetta
 """How the files begin that are of interest; a directory of programs has many more."""
 
 EVENTS = (
-    *(kernel.IN_ATTRIB, kernel.IN_CLOSE_WRITE, kernel.IN_CREATE),
+    *(kernel.IN_ATTRIB, kernel.IN_MODIFY, kernel.IN_CLOSE_WRITE, kernel.IN_CREATE),
     *(kernel.IN_MOVED_FROM, kernel.IN_MOVED_TO, kernel.IN_DELETE),
 )
-"""Coming, going, being written, linked or made executable; being read and executed is none."""
+"""Coming, going, being written, truncated, linked or made executable; being read and executed is
+none."""
 
 
 class Upgrades:
