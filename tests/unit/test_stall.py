@@ -10,7 +10,7 @@ import pytest
 
 from maid.images.stall import Stall
 
-PATIENCE = 0.6
+PATIENCE = 1.0
 
 
 @pytest.mark.parametrize(
