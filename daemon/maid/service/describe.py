@@ -41,6 +41,13 @@ What `maid events` shows, `io.maid.Manager.Events` streams, and the journal has 
 said here. Kinds with a ! have priority 4 (warning), the others 6. The metric
 `maid_events_total{kind="…"}` counts them.
 
+Of a repair the sentence says what was undone and, where the kernel tells, by whom: "qemu-arm was
+gone with all others and is registered again (by sh of make in container 0123456789ab, process
+4711)". It is fanotify that names the process that wrote to the table: on Linux 6.6 or newer, to a
+daemon that is root of the machine. A process that has ended at once is only a number; that
+systemd-binfmt or binfmt-support was started in the seconds before is said as well. Programs' names,
+units and containers are told, never arguments.
+
 | kind | | what it means | what to do | MESSAGE_ID |
 |---|---|---|---|---|
 """
