@@ -310,3 +310,27 @@ def test_the_examples_samples_are_valid_and_no_key_is_missing(write) -> None:
     for section in (*(getattr(loaded, name) for name in loaded.__struct_fields__),):
         for key in set(section.__struct_fields__) - {"target"}:
             assert any(line.startswith(f"{key} = ") for line in settings), key
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"\n\na = '\xff'", "line 3 is not UTF-8"),
+        (b"\na = " + b"9" * 5000, "(line 2)"),
+        (b"\na = " + b"[" * 5000, "(line 2)"),
+        (b'[steps]\nruntime = "/\\u0000"', "steps.runtime cannot be"),
+        (b'[acceleration]\ntools = ["a", "\\u0000"]', "acceleration.tools cannot be"),
+        (b'"a\\nb" = 1', "there is no key a\\nb"),
+    ],
+    ids=["no UTF-8", "endless digits", "endless brackets", "zero byte", "in a list", "line break"],
+)
+def test_whatever_is_in_the_file_is_told_in_one_line(
+    tmp_path: Path, text: bytes, words: str
+) -> None:
+    """What the fuzzer has found (scripts/fuzz configuration)."""
+    path = tmp_path / "maid.toml"
+    path.write_bytes(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert words in caught.value.message
+    assert str(caught.value).isprintable()

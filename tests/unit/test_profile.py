@@ -65,3 +65,8 @@ def test_totals_by_kind() -> None:
     assert (native.starts, native.cpu, native.peak) == (2, 1.0, 9 << 10)
     assert profile.total(found).cpu == 4.0
     assert profile.total([]).cpu == 0
+
+
+def test_numbers_without_end_are_no_record() -> None:
+    """The step can write to the file as well (scripts/fuzz logs)."""
+    assert profile.parse(records(f"n 1 2 {'9' * 400} 1 1 /x", f"n 1 2 1 1 {1 << 63} /x")) == []
