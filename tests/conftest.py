@@ -11,14 +11,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONG = (
+    "systemd/",
     "kernel/test_accel_package.py",
     "kernel/test_accel_gcc.py",
-    "systemd/",
     "kernel/test_accel_fill.py",
     "images/test_engines_read.py",
     "kernel/test_accel_perl.py",
     "kernel/test_accel_llvm.py",
     "engines/test_accelerated.py",
+    "kernel/test_soak.py",
+    "kernel/test_faults_killed.py",
 )
 """What takes a minute or more, the longest first. Begun last, it would be waited for alone."""
 
