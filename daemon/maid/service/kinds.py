@@ -159,7 +159,8 @@ KINDS: dict[str, Kind] = {
             "116dfa77920147078a3b33361c0d9c88",
             True,
             "Somebody keeps undoing what maid repairs",
-            "Repairs are made with growing pauses until it ends.",
+            "Each time it is repaired, as far as the limits of reliability.md allow; told once a "
+            "minute while it lasts.",
             "Where the kernel tells who it was, the sentence says so. Otherwise find the other "
             "tool: a cron job, a CI job with --reset, binfmt-support beside systemd-binfmt.",
         ),
