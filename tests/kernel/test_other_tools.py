@@ -129,7 +129,8 @@ def test_before(tmp_path: Path, tool: Tool) -> None:
 
 @each_tool
 @pytest.mark.parametrize("times", [1, 5])
-def test_while_maid_serves(tmp_path: Path, tool: Tool, times: int) -> None:
+@pytest.mark.parametrize("guarded", [False, True], ids=["alone", "guarded"])
+def test_while_maid_serves(tmp_path: Path, tool: Tool, times: int, guarded: bool) -> None:
     """Every platform works again by itself, and what the tool registered stays as it wrote it.
 
     The names are maid's when it comes, so a tool that finds them taken registers nothing; one that
@@ -137,7 +138,7 @@ def test_while_maid_serves(tmp_path: Path, tool: Tool, times: int) -> None:
     """
 
     async def scenario() -> None:
-        async with keeping(tmp_path, found(tmp_path)) as kept:
+        async with keeping(tmp_path, found(tmp_path), guarded=guarded) as kept:
             await all_execute(kept, tmp_path)
             for _ in range(times):
                 await asyncio.to_thread(tool, Path(kept.pinned.binfmt))
