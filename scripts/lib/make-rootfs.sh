@@ -156,7 +156,7 @@ make_systemd() {
 # make_runner SUITE DIR: the same with what scripts/install compiles with, and what an ordinary user
 # builds images with: the machine of a CI runner.
 make_runner() {
-    make_systemd "$1" "$2" buildah gcc libc6-dev libsystemd-dev make pkg-config python3-dev \
+    make_systemd "$1" "$2" buildah gcc libc6-dev libsystemd-dev make netavark pkg-config python3-dev \
         python3-venv skopeo uidmap umoci
 }
 

@@ -13,7 +13,11 @@ packages_for() {
         run) printf '%s\n' crun mount ;;
         rootfs) printf '%s\n' debian-archive-keyring mmdebstrap mount python3 ;;
         engines) printf '%s\n' buildah runc ;;
-        images) printf '%s\n' buildah skopeo umoci ;;
+        images)
+            printf '%s\n' buildah skopeo umoci
+            # Since Debian 13 buildah starts nothing without it, and only recommends it.
+            [[ $(debian_release) == 12 ]] || echo netavark
+            ;;
         check) printf '%s\n' libfaketime shellcheck ;;
         systemd) printf '%s\n' systemd systemd-container util-linux ;;
         *) die "no packages are known for the use $use" ;;

@@ -1,4 +1,4 @@
-"""The service on the other Debian release, under another version of systemd: what users rely on most.
+"""The service on the other Debian release, with another systemd: what users rely on most.
 
 One machine serves all tests here; each leaves it as it was: enabled, and ready.
 """
