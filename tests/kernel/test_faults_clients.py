@@ -70,7 +70,7 @@ def test_followers_that_read_nothing_hold_nobody_up_and_cost_little(
         followers = [stack.enter_context(served.connect()) for _ in range(20)]
         for follower in followers:
             follower.sendall(follow)
-        for _ in range(25):
+        for _ in range(5):
             served.call("io.maid.Manager.Release")
             served.call("io.maid.Manager.Reload")
             assert run(served, tree, "/nosuch").status == 127

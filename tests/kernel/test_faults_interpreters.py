@@ -1,4 +1,5 @@
-"""Interpreters that are damaged while the daemon is down or a step runs, and emulators that hang."""
+"""Interpreters that are damaged while the daemon is down or a step runs, emulators that hang, and
+a table that goes while it is used."""
 
 from __future__ import annotations
 

@@ -119,8 +119,8 @@ class _PinnedInstance(Instance):
 class Pinned:
     """A pinned instance: `user` and `binfmt` are the paths in `directory`; `mapping` its id maps.
 
-    Once its namespace has been opened it is held: should its pin be taken away, what runs in it must
-    not lose its table, and what comes after must find the same.
+    Once its namespace has been opened it is held: should its pin be taken away, what runs in it
+    must not lose its table, and what comes after must find the same.
     """
 
     def __init__(self, directory: str, mapping: Mapping) -> None:

@@ -171,11 +171,10 @@ def _take_up(socket: str, identifier: str, began: bool, lost: ConnectionLost) ->
                 raise  # it is there, and does not want us
             until = time.monotonic() + RECONNECT  # it was there, and went away again
         except DaemonUnreachable:
-            if not began and not os.path.exists(socket):
-                raise lost from None  # it was stopped, and took its socket with it
             if time.monotonic() > until:
+                when = "while" if began else "before it said whether"
                 raise MaidError(
-                    f"the daemon went away while the step {identifier} was running",
+                    f"the daemon went away {when} the step {identifier} was running",
                     "it goes on until the daemon is back, which ends it: systemctl start maid",
                 ) from None
         time.sleep(0.05)

@@ -81,7 +81,8 @@ class Transport(VarlinkTransport):
                 self.resume_reading()
 
         sent.add_done_callback(done)
-        return sent
+        # Whoever waits for it may be cancelled; what is queued is not, and asyncvarlink sets it.
+        return asyncio.shield(sent)
 
     @property
     def congested(self) -> bool:
@@ -201,6 +202,11 @@ class Protocol(VarlinkInterfaceServerProtocol):
         if self._gone:
             running.cancel()
         return ended
+
+    def _on_message_sent(self, fut: asyncio.Future[None]) -> None:
+        """What is dropped because the peer went away without reading it is no error."""
+        if not fut.cancelled():
+            super()._on_message_sent(fut)
 
     # How it ends -----------------------------------------------------------------------------
 

@@ -55,7 +55,8 @@ class Hangups:
     def forget(self, descriptor: int) -> None:
         """The connection is closed from here: before its descriptor is."""
         if self._calls.pop(descriptor, None) is not None:
-            with contextlib.suppress(OSError):
+            # ValueError: connections may end after this was closed, when the daemon does.
+            with contextlib.suppress(OSError, ValueError):
                 self._epoll.unregister(descriptor)
 
     def _on_hangup(self) -> None:
