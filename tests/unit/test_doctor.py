@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+import test_doctor_binfmt
 import test_doctor_kernel
 import test_doctor_resources
 import test_doctor_services
 import test_doctor_surroundings
-import test_doctor_table
 from doctoring import (
     HOST,
     OWN_MACHINE,
@@ -45,7 +45,7 @@ def test_a_healthy_machine_has_no_trouble(made: Made, check: Check) -> None:
 def test_every_check_is_tested() -> None:
     modules = (
         test_doctor_kernel,
-        test_doctor_table,
+        test_doctor_binfmt,
         test_doctor_resources,
         test_doctor_surroundings,
         test_doctor_services,

@@ -8,11 +8,11 @@ each has a number here, in the order in which they were collected.
 from dataclasses import dataclass
 
 import pytest
+import test_doctor_binfmt as table
 import test_doctor_kernel as kernel
 import test_doctor_resources as resources
 import test_doctor_services as services
 import test_doctor_surroundings as surroundings
-import test_doctor_table as table
 from doctoring import Made, Trouble, see
 
 from maid.doctor import from_status
