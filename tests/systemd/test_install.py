@@ -48,6 +48,7 @@ def test_shells_complete_the_command(machine: Machine) -> None:
 
 DOCKER = """\
 [Service]
+Type=exec
 ExecStart=/bin/sleep infinity
 """
 """Stands in for Docker's unit: what matters is the environment that dockerd is started with."""
