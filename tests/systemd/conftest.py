@@ -39,10 +39,3 @@ def machine(tree: Path) -> Iterator[Machine]:
     """A freshly booted machine on which maid is installed, but not enabled."""
     with booted(tree) as made:
         yield made
-
-
-@pytest.fixture(params=["tree", "other_tree"])
-def either(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """The same, of each release."""
-    with booted(request.getfixturevalue(request.param)) as made:
-        yield made

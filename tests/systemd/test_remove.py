@@ -115,6 +115,6 @@ def test_nothing_is_left_but_what_is_said_to_stay(machine: Machine) -> None:
 
 
 OTHERS = {"/etc/group-", "/etc/gshadow-", "/run/crun", "/run/agetty.reload"}
-"""What other programs leave of themselves until the next boot or edit: groupadd the files of before,
+"""What other programs leave of themselves until the next boot or edit: groupadd the old files,
 crun its directory, in which podman has its containers, too; the login prompt that it was told of a
 reload."""
