@@ -25,7 +25,6 @@ HEAVY = (
     "maid.service",
     "maid.steps",
     "msgspec",
-    "psutil",
     "pydantic",
     "pyroute2",
     "rich",

@@ -313,7 +313,6 @@ class Core:
 
 
 def _resident() -> int:
-    """The daemon's resident memory in bytes, without importing psutil (a status is asked for
-    often)."""
+    """The daemon's resident memory in bytes (proc(5), statm)."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
