@@ -24,11 +24,13 @@ WITHOUT_PLATFORM = "hppa"
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    """A configuration with a state directory of its own."""
-    file = tmp_path / "maid.toml"
-    file.write_text(f'[paths]\nstate = "{tmp_path}/state"\nruntime = "{tmp_path}/runtime"\n')
-    return load(file, Scope.PRIVATE, tmp_path / "io.maid")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A configuration with a state directory of its own, whose path is short: the kernel takes 127
+    bytes for an interpreter."""
+    place = tmp_path_factory.mktemp("own")
+    file = place / "maid.toml"
+    file.write_text(f'[paths]\nstate = "{place}/state"\nruntime = "{place}/runtime"\n')
+    return load(file, Scope.PRIVATE, place / "io.maid")
 
 
 @pytest.fixture
