@@ -9,12 +9,15 @@
  * program by sending itself the signal, would wait for ever. Here the command is an ordinary process.
  *
  * How it ended goes to descriptor 3, which maid-step reads: "s N" died of signal N, "x ERRNO" could not be
- * executed; nothing: it exited, and the exit status is its own.
+ * executed; nothing: it exited, and the exit status is its own. Where that descriptor is not open (in the
+ * containers of other engines, for maid-runtime) a command that could not be executed is told on standard
+ * error. The exit status is a shell's: 127 not found, 126 cannot be executed, 128+N died of signal N.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,9 +33,15 @@ static void report(char what, int value)
 	char line[32];
 	int length = snprintf(line, sizeof(line), "%c %d\n", what, value);
 
-	/* Nobody listens where the runtime was not started by maid-step; the exit status says it too. */
-	if (write(REPORT, line, length) < 0)
-		return;
+	(void)!write(REPORT, line, length);
+}
+
+/* Why @name could not be executed, for people, as the command itself might have said it. */
+static void tell(const char *name, int error)
+{
+	bool is_missing = error == ENOENT && !strchr(name, '/');
+
+	dprintf(STDERR_FILENO, "exec: %s: %s\n", name, is_missing ? "not found in PATH" : strerror(error));
 }
 
 /* As execvp(3), but what is no program is an error and not a shell script. Returns errno. */
@@ -61,16 +70,20 @@ int main(int argc, char **argv)
 {
 	pid_t command, child;
 	int status, error;
+	bool is_heard;
 
 	if (argc < 2)
 		return 125;
-	fcntl(REPORT, F_SETFD, FD_CLOEXEC);
+	is_heard = fcntl(REPORT, F_SETFD, FD_CLOEXEC) == 0;
 	command = fork();
 	if (command < 0)
 		return 125;
 	if (command == 0) {
 		error = execute(argv + 1);
-		report('x', error);
+		if (is_heard)
+			report('x', error);
+		else
+			tell(argv[1], error);
 		_exit(error == ENOENT || error == ENOTDIR ? 127 : 126);
 	}
 	/* Its own standard streams would keep a pipe open that the command has closed. */
@@ -83,7 +96,8 @@ int main(int argc, char **argv)
 	if (child != command)
 		return 125;
 	if (WIFSIGNALED(status)) {
-		report('s', WTERMSIG(status));
+		if (is_heard)
+			report('s', WTERMSIG(status));
 		return 128 + WTERMSIG(status);
 	}
 	return WEXITSTATUS(status);

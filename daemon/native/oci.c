@@ -205,20 +205,16 @@ static enum program first_program(const struct container *container, struct json
 	return UNKNOWN;
 }
 
-const char *is_to_be_accelerated(const struct container *container)
+const char *is_foreign(const struct container *container)
 {
 	struct json process;
 	enum program first, shell;
-	char value[PATH_MAX];
 
 	if (!json_member(container->config, "process", &process))
 		return "config.json names no process";
-	if (variable(process, "MAID_ACCELERATE", value, sizeof(value)) &&
-	    (!strcmp(value, "0") || !strcmp(value, "off") || !strcmp(value, "no")))
-		return "MAID_ACCELERATE switches it off";
 	/*
 	 * The shell as well: with `docker run --init` the first program is one of the machine's own. Where
-	 * neither says anything the store is mounted: unused it does no harm.
+	 * neither says anything they are taken for foreign: what is mounted does no harm unused.
 	 */
 	first = first_program(container, process);
 	if (first == FOREIGN)
@@ -227,6 +223,18 @@ const char *is_to_be_accelerated(const struct container *container)
 	if (shell != FOREIGN && (first == OWN || shell == OWN))
 		return "its programs are this machine's own";
 	return NULL;
+}
+
+const char *is_to_be_accelerated(const struct container *container)
+{
+	struct json process;
+	char value[PATH_MAX];
+
+	if (json_member(container->config, "process", &process) &&
+	    variable(process, "MAID_ACCELERATE", value, sizeof(value)) &&
+	    (!strcmp(value, "0") || !strcmp(value, "off") || !strcmp(value, "no")))
+		return "MAID_ACCELERATE switches it off";
+	return is_foreign(container);
 }
 
 int clone_mount(int directory)

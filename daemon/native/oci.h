@@ -11,6 +11,7 @@
 #define STORE "/var/lib/maid/store"	/* where the service has it */
 #define SOCKET "/run/maid/io.maid"
 #define STORE_MOUNT ".maid"		/* in the container's /dev */
+#define INIT_MOUNT ".maid-init"		/* beside it, where maid-init starts the command */
 #define CONFIG "config.json"
 
 /* A container that is about to be created. */
@@ -26,6 +27,9 @@ long read_all(int file, char *text, size_t size);
 
 /* Opens the bundle, which is a path. There is one container in a program's life: nothing is closed. */
 const char *open_container(const char *bundle, struct container *container);
+
+/* Whether the container's programs are foreign, or at least are not known to be this machine's own. */
+const char *is_foreign(const struct container *container);
 
 /* Whether the container is for the store: it runs foreign programs, and nobody has switched it off. */
 const char *is_to_be_accelerated(const struct container *container);

@@ -13,8 +13,10 @@
  * executes the runtime: MAID_RUNTIME, or else crun where it is called by a link of that name, or else runc,
  * or else crun, in PATH and the usual directories.
  *
- * In the engine's environment MAID_STORE and MAID_SOCKET name another store and another daemon, and
- * MAID_VERBOSE asks for a line on standard error that says what was done.
+ * In the engine's environment MAID_STORE and MAID_SOCKET name another store ("" is none) and another
+ * daemon, and MAID_VERBOSE asks for a line on standard error that says what was done. MAID_INIT is the path
+ * of maid-init, which then is mounted as well and starts the command: as the first process of its pid
+ * namespace a foreign program that crashes would never end (init.c).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -105,18 +107,18 @@ static bool is_at(struct json mount, const char *path)
 }
 
 /*
- * Whether the container gets a /dev of its own, in which a mount point leaves no trace: of several mounts
- * there the last one counts.
+ * Whether the container gets a /dev of its own, in which the mount point @point leaves no trace: of several
+ * mounts there the last one counts.
  */
-static const char *has_room(struct json mounts)
+static const char *has_room(struct json mounts, const char *point)
 {
 	struct json mount = { 0 }, type;
 	char text[16];
 	bool has_devices = false;
 
 	while (json_next(mounts, &mount)) {
-		if (is_at(mount, "/dev/" STORE_MOUNT))
-			return "something is mounted at /dev/" STORE_MOUNT;
+		if (is_at(mount, point))
+			return "something is mounted there already";
 		if (is_at(mount, "/dev"))
 			has_devices = json_member(mount, "type", &type) && json_string(type, text, sizeof(text)) &&
 				      !strcmp(text, "tmpfs");
@@ -139,11 +141,16 @@ static bool write_all(int file, const char *text, size_t length)
 	return true;
 }
 
-/* A new config.json in the place of the old one, at once: the old text with @mount written at @at. */
-static const char *replace_config(const struct container *container, const char *at, const char *mount)
+/* A text that config.json gets more, before what is at @at. */
+struct addition {
+	const char *at, *text;
+};
+
+/* A new config.json in the place of the old one, at once; the additions are in the order of their places. */
+static const char *replace_config(const struct container *container, const struct addition *added, int count)
 {
-	size_t before = at - container->text;
-	int bundle = container->bundle, file;
+	const char *at = container->text, *end = at + container->length;
+	int bundle = container->bundle, file, i;
 	struct stat old;
 	char name[64];
 	bool is_written;
@@ -154,8 +161,11 @@ static const char *replace_config(const struct container *container, const char 
 	file = openat(bundle, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (file < 0)
 		return "nothing can be written in the bundle";
-	is_written = write_all(file, container->text, before) && write_all(file, mount, strlen(mount)) &&
-		     write_all(file, at, container->length - before) &&
+	is_written = true;
+	for (i = 0; is_written && i < count; at = added[i++].at)
+		is_written = write_all(file, at, added[i].at - at) &&
+			     write_all(file, added[i].text, strlen(added[i].text));
+	is_written = is_written && write_all(file, at, end - at) &&
 		     fchown(file, old.st_uid, old.st_gid) == 0 && fchmod(file, old.st_mode & 07777) == 0;
 	if (close(file) < 0)
 		is_written = false;
@@ -165,24 +175,59 @@ static const char *replace_config(const struct container *container, const char 
 	return "config.json cannot be replaced";
 }
 
-static const char *add_mount(const struct container *container, const char *store)
+#define MOUNT_SIZE (PATH_MAX + 256)
+
+/*
+ * The end of the list of mounts, and in @text (MOUNT_SIZE) what is to be written there for @source to be
+ * mounted at @point.
+ */
+static const char *plan_mount(const struct container *container, const char *source, const char *point,
+			      char *text, const char **at)
 {
-	char mount[PATH_MAX + 256];
 	struct json mounts;
 	const char *why_not, *each;
 
-	for (each = store; *each; each++)
+	for (each = source; *each; each++)
 		if ((unsigned char)*each < 0x20 || *each == '"' || *each == '\\')
-			return "the store's path would have to be quoted";
+			return "its path would have to be quoted";
 	if (!json_member(container->config, "mounts", &mounts))
 		return "config.json lists no mounts";
-	why_not = has_room(mounts);
+	why_not = has_room(mounts, point);
 	if (why_not)
 		return why_not;
-	snprintf(mount, sizeof(mount),
-		 ",{\"destination\":\"/dev/" STORE_MOUNT "\",\"type\":\"bind\",\"source\":\"%s\","
-		 "\"options\":[\"bind\",\"ro\",\"nosuid\",\"nodev\"]}", store);
-	return replace_config(container, mounts.end - 1, mount);
+	snprintf(text, MOUNT_SIZE,
+		 ",{\"destination\":\"%s\",\"type\":\"bind\",\"source\":\"%s\","
+		 "\"options\":[\"bind\",\"ro\",\"nosuid\",\"nodev\"]}", point, source);
+	*at = mounts.end - 1;
+	return NULL;
+}
+
+static const char *add_store(const struct container *container, const char *store)
+{
+	char mount[MOUNT_SIZE];
+	struct addition added = { .text = mount };
+	const char *why_not = plan_mount(container, store, "/dev/" STORE_MOUNT, mount, &added.at);
+
+	return why_not ? why_not : replace_config(container, &added, 1);
+}
+
+/* maid-init is mounted, and stands before the command. */
+static const char *add_init(const struct container *container, const char *init)
+{
+	char mount[MOUNT_SIZE];
+	struct addition word = { .text = "\"/dev/" INIT_MOUNT "\"," }, other = { .text = mount };
+	struct json process, arguments, first = { 0 };
+	const char *why_not = plan_mount(container, init, "/dev/" INIT_MOUNT, mount, &other.at);
+
+	if (why_not)
+		return why_not;
+	if (!json_member(container->config, "process", &process) ||
+	    !json_member(process, "args", &arguments) || !json_next(arguments, &first))
+		return "config.json names no program";
+	word.at = first.text;
+	if (word.at < other.at)
+		return replace_config(container, (struct addition[]){ word, other }, 2);
+	return replace_config(container, (struct addition[]){ other, word }, 2);
 }
 
 static const char *accelerate(const char *bundle)
@@ -191,7 +236,7 @@ static const char *accelerate(const char *bundle)
 	struct container container;
 	int directory;
 
-	if (!store || !*store)
+	if (!store)
 		store = STORE;
 	directory = *store == '/' && strlen(store) < PATH_MAX ? open_store(store) : -1;
 	if (directory < 0)
@@ -201,10 +246,41 @@ static const char *accelerate(const char *bundle)
 	if (!why_not)
 		why_not = is_to_be_accelerated(&container);
 	if (!why_not)
-		why_not = add_mount(&container, store);
+		why_not = add_store(&container, store);
 	if (!why_not)
 		tell_daemon(socket_path && *socket_path ? socket_path : SOCKET, container.root);
 	return why_not;
+}
+
+/* Has the command started by @init. Apart from the store: neither depends on the other. */
+static const char *start_by_init(const char *bundle, const char *init)
+{
+	struct container container;
+	struct stat about;
+	const char *why_not;
+
+	/* Where it cannot be executed the container would fail; access(2) looks at noexec as well. */
+	if (*init != '/' || strlen(init) >= PATH_MAX || stat(init, &about) < 0 || !S_ISREG(about.st_mode) ||
+	    access(init, X_OK) < 0)
+		return "it is no program";
+	why_not = open_container(bundle, &container);
+	if (!why_not)
+		why_not = is_foreign(&container);
+	return why_not ? why_not : add_init(&container, init);
+}
+
+static void complete(const char *bundle)
+{
+	const char *init = getenv("MAID_INIT"), *why_not = accelerate(bundle);
+	bool is_verbose = getenv("MAID_VERBOSE");
+
+	if (is_verbose)
+		dprintf(STDERR_FILENO, "maid-runtime: %s\n", why_not ? why_not : "mounted");
+	if (!init || !*init)
+		return;
+	why_not = start_by_init(bundle, init);
+	if (is_verbose)
+		dprintf(STDERR_FILENO, "maid-runtime: MAID_INIT: %s\n", why_not ? why_not : "starts the command");
 }
 
 /* The runtime --------------------------------------------------------------------------------- */
@@ -277,18 +353,15 @@ static void execute(const char *name, char **argv)
 
 int main(int argc, char **argv)
 {
-	const char *bundle, *why_not, *called, *chosen = getenv("MAID_RUNTIME");
+	const char *bundle, *called, *chosen = getenv("MAID_RUNTIME");
 
 	if (argc < 1)
 		return 127;
 	called = strrchr(argv[0], '/');
 	called = called ? called + 1 : argv[0];
 	bundle = bundle_of(argv);
-	if (bundle) {
-		why_not = accelerate(bundle);
-		if (getenv("MAID_VERBOSE"))
-			dprintf(STDERR_FILENO, "maid-runtime: %s\n", why_not ? why_not : "mounted");
-	}
+	if (bundle)
+		complete(bundle);
 	if (chosen && *chosen) {
 		execute(chosen, argv);
 		dprintf(STDERR_FILENO, "maid-runtime: MAID_RUNTIME=%s cannot be executed: %s\n", chosen,

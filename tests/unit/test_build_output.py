@@ -59,6 +59,9 @@ def test_the_shim_s_word_is_taken_and_not_shown() -> None:
     progress, shown = read("maid-runtime: mounted", "maid-runtime: its programs are its own")
     assert shown == [] and progress.accelerated
     assert progress.not_accelerated == "its programs are its own"
+    progress, shown = read("maid-runtime: there is no store", "maid-runtime: MAID_INIT: mounted")
+    assert shown == [] and not progress.accelerated
+    assert progress.not_accelerated == "there is no store"
 
 
 def test_a_base_image_of_another_platform_is_noticed() -> None:

@@ -22,7 +22,7 @@ _CACHED = re.compile(r"--> Using cache ")
 _FAILED = re.compile(r'Error: (?:building at STEP "(.*?)": )?(.*)', re.DOTALL)
 
 # The shim's, because MAID_VERBOSE is set (docs/engines.md).
-_SHIM = re.compile(r"maid-runtime: (.*)")
+_SHIM = re.compile(r"maid-runtime: (MAID_INIT: )?(.*)")
 
 # Arguments that maid gives although no line may ask for them: BuildKit's, and buildah's own.
 _UNUSED = re.compile(r"\[Warning\] one or more build args were not consumed: \[(.*)\]")
@@ -106,10 +106,11 @@ class Progress:
     def read(self, line: str) -> str | None:
         """Take in a line of buildah's output; what is to be shown of it, None for nothing."""
         if shim := _SHIM.fullmatch(line):
-            if shim[1] == "mounted":
+            about_init, said = shim.groups()
+            if not about_init and said == "mounted":
                 self.accelerated = True
-            else:
-                self.not_accelerated = shim[1]
+            elif not about_init:
+                self.not_accelerated = said
             return None
         if unused := _UNUSED.fullmatch(line):
             given = [each for each in unused[1].split() if each not in self.ignored_arguments]

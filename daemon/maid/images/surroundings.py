@@ -4,7 +4,9 @@ A build's surroundings are the same for root and for everybody else, in host sco
 one: a room (room.py) below the namespace whose binfmt_misc maid serves, and in it buildah with crun
 or runc, or, where there is neither, with chroot isolation. The store of native tools is mounted at
 /dev/.maid of the containers: by maid-runtime, which stands before the runtime, or for chroot
-isolation in the room's own /dev. An image has no trace of either.
+isolation in the room's own /dev. maid-runtime also has foreign RUN lines started by maid-init, or
+one that crashes would never end; chroot isolation needs no such thing, as it makes no process
+namespace. An image has no trace of any of it.
 
 It knows nothing of Containerfiles, storage or registries.
 """
@@ -134,8 +136,7 @@ class Surroundings:
         options = [f"--isolation={self.runtime.isolation}"]
         if not self.runtime.name:
             return options
-        program = native.path("maid-runtime") if self.store else self.runtime.path
-        options += [f"--runtime={program}", f"--runtime-flag=root={state}"]
+        options += [f"--runtime={native.path('maid-runtime')}", f"--runtime-flag=root={state}"]
         if self.runtime.name == "crun":
             options.append("--runtime-flag=cgroup-manager=disabled")
         return options
@@ -156,9 +157,11 @@ class Surroundings:
         found["_CONTAINERS_ROOTLESS_GID"] = str(os.getgid())
         if authfile := _authfile(given):
             found["REGISTRY_AUTH_FILE"] = authfile
-        if self.store:
-            found["MAID_STORE"] = self.store
+        if self.runtime.name:
             found["MAID_RUNTIME"] = self.runtime.path
+            found["MAID_INIT"] = native.path("maid-init")
+            found["MAID_STORE"] = self.store  # none where it is empty
+        if self.store:
             found["MAID_SOCKET"] = self.socket
             found["MAID_VERBOSE"] = "1"
         return found

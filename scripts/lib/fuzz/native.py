@@ -122,7 +122,8 @@ def seeds(name: str) -> list[bytes]:
                 b"[1,2.5e3]",
             ]
         case "runtime":
-            return bundles
+            members = reversed(json.loads(CONFIG).items())  # the mounts before the process
+            return [*bundles, json.dumps(dict(members)).encode() + b"\0" + FOREIGN]
         case "hook":
             state = json.dumps({"ociVersion": "1.0.2", "bundle": "/nonexistent", "pid": 1}).encode()
             return [state + b"\1" + bundle for bundle in bundles] + [b"{}\1" + bundles[0]]
