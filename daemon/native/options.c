@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "step.h"
 
@@ -30,6 +31,35 @@ static int descriptor(const char *text)
 	if (fcntl(value, F_SETFD, FD_CLOEXEC) < 0)
 		fail("a descriptor that was not handed over");
 	return value;
+}
+
+static int opened(const char *path)
+{
+	int value = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (value < 0)
+		fail(path);
+	return value;
+}
+
+static void add_point(struct step *step, const char *path, int is_file)
+{
+	if (step->point_count == MAX_POINTS) {
+		errno = E2BIG;
+		fail(path);
+	}
+	step->points[step->point_count].path = path;
+	step->points[step->point_count++].is_file = is_file;
+}
+
+/* Where the last bind is mounted: on what it is itself. */
+static void add_point_of_bind(struct step *step, const char *path)
+{
+	struct stat what;
+
+	if (!step->bind_count || fstat(step->binds[step->bind_count - 1], &what) < 0)
+		fail(path);
+	add_point(step, path, !S_ISDIR(what.st_mode));
 }
 
 char **read_options(int argc, char **argv, struct step *step, struct limits *limits)
@@ -70,10 +100,19 @@ char **read_options(int argc, char **argv, struct step *step, struct limits *lim
 			step->user_ids = value;
 		else if (!strcmp(name, "group-ids"))
 			step->group_ids = value;
-		else if (!strcmp(name, "groups"))
+		else if (!strcmp(name, "groups")) {
 			limits->groups = value;
-		else if (!strcmp(name, "timeout"))
+			step->keeps_groups = 1;
+		} else if (!strcmp(name, "timeout"))
 			limits->timeout = number(value, LONG_MAX);
+		else if (!strcmp(name, "user"))
+			step->user = opened(value);
+		else if (!strcmp(name, "point"))
+			add_point(step, value, 0);
+		else if (!strcmp(name, "point-file"))
+			add_point(step, value, 1);
+		else if (!strcmp(name, "at"))
+			add_point_of_bind(step, value);
 		else if (!strcmp(name, "hide"))
 			step->hide = value;
 		else if (!strncmp(name, "bind", 4) && step->bind_count < MAX_BINDS) {

@@ -21,6 +21,9 @@
  *   caller FD		the mount namespace in which the descriptors were opened, if it is another
  *   reopen 1		a descriptor of a mount namespace that cannot be entered is opened again by its
  *			path: for a daemon that has no more power than its caller
+ *   user PATH		the step's user namespace, where it has other ids than the daemon's
+ *   at PATH		where the last bind is mounted
+ *   point PATH		a directory that something is mounted on; point-file PATH: a file
  *   init PATH		the program that is to be the container's first process, attached at init
  *   profile PATH	the program that the command runs under, attached at profile
  *   store FD		the native store: attached read-only at store/, and a log of programs at programs/log
@@ -60,6 +63,7 @@
 
 static struct step step = {
 	.rootfs = -1, .changes = -1, .caller = -1, .store = -1, .owner = -1, .group = -1,
+	.user = -1,
 };
 #define RESULT 512	/* bytes that a result may have */
 
@@ -160,12 +164,19 @@ const char *below(const char *name)
 	return path;
 }
 
-static void write_pid(void)
+/*
+ * From here on the step has begun in a daemon's eyes. One that comes after another was killed takes the
+ * name before us where it wants to be certain that the step never begins (maid.steps.record.withhold):
+ * then its directory is not ours any more, and nobody waits for a result.
+ */
+static void begin(void)
 {
 	char text[16];
 	int length = snprintf(text, sizeof(text), "%d\n", supervisor);
-	int file = open(below("supervisor"), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	int file = open(below("supervisor"), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
+	if (file < 0 && (errno == EEXIST || errno == ENOENT))
+		_exit(125);
 	if (file < 0 || write(file, text, length) != length)
 		fail("supervisor");
 	close(file);
@@ -344,7 +355,7 @@ int main(int argc, char **argv, char **environment)
 	}
 	supervisor = getpid();
 	setsid();
-	write_pid();
+	begin();
 	make_room_for_result();
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
@@ -368,6 +379,7 @@ int main(int argc, char **argv, char **environment)
 		fail("entering the network namespace");
 	if (limits.groups)
 		take_groups(limits.groups);
+	make_points(&step);
 
 	if (pipe2(report, O_CLOEXEC) < 0)
 		fail("pipe2");

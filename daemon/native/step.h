@@ -1,12 +1,19 @@
 /*
  * What the parts of maid-step share: options.c reads what is asked for, step.c runs and ends a step,
- * mounts.c makes its mounts, programs.c says what was started in it.
+ * mounts.c makes its mounts, points.c their places in the root file system, programs.c says what was started in it.
  */
 #ifndef MAID_STEP_H
 #define MAID_STEP_H
 
 #define MAX_BINDS 256
 #define MAX_CGROUPS 16
+#define MAX_POINTS 512
+
+/* Where something is mounted in the root file system, on a file or on a directory. */
+struct point {
+	const char *path;
+	int is_file;
+};
 
 /* What was asked for; descriptors are -1 where there is none. */
 struct step {
@@ -25,6 +32,10 @@ struct step {
 	int binds[MAX_BINDS];
 	unsigned char bind_readonly[MAX_BINDS];
 	int bind_count;
+	int user;		/* the step's user namespace, where its root is not ours */
+	int keeps_groups;	/* whether the caller's groups count in there */
+	struct point points[MAX_POINTS];
+	int point_count;
 };
 
 /* What bounds a step; `network` is -1 for the machine's, `timeout` in milliseconds, 0 for none. */
@@ -41,6 +52,9 @@ char **read_options(int argc, char **argv, struct step *step, struct limits *lim
 
 /* Moves into a mount namespace of its own and makes everything that the bundle names. */
 void make_mounts(struct step *step);
+
+/* Makes the places in the root file system that are not there, as the step's root. */
+void make_points(const struct step *step);
 
 /* Makes the log of the step's programs in the step's mount namespace, at programs/log. */
 void make_program_log(void);

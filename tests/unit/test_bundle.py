@@ -7,7 +7,7 @@ import pytest
 
 from maid.binfmt.namespace import IdRange, Mapping
 from maid.platforms import parse
-from maid.steps.bundle import bundle
+from maid.steps.bundle import bundle, points
 from maid.steps.step import Bind, Step
 
 STEP = Step(parse("linux/arm64"), ("/bin/sh", "-c", "true"))
@@ -128,3 +128,16 @@ def test_a_profiled_step_may_be_traced_by_its_first_process(user: int) -> None:
     plain = made(dataclasses.replace(STEP, user=user))["process"]["capabilities"]
     assert not any("CAP_SYS_PTRACE" in names for names in plain.values())
     assert mounts(made(step))["/dev/.maid-profile"][1] == "/run/maid/steps/1/profile"
+
+
+def test_places_are_needed_for_all_mounts_but_those_within_another() -> None:
+    step = dataclasses.replace(
+        STEP,
+        tmpfs=("/var//tmp/", "/proc/x"),
+        binds=(Bind("/b"), Bind("/var/tmp/below"), Bind("/bc"), Bind("/b/etc")),
+    )
+    found = points(made(step, resolver=True))
+    assert found == ["/proc", "/dev", "/sys", "/etc/resolv.conf", "/var/tmp", "/b", "/bc"]
+    assert "/etc/resolv.conf" not in points(made(step, resolver=True, own_network=True))
+    everything = dataclasses.replace(STEP, tmpfs=("/", "/later"))
+    assert points(made(everything))[-1] == "/"

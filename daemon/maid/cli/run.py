@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from maid.cli import render
-from maid.client import Client, ConnectionLost
-from maid.errors import DaemonUnreachable, MaidError, StepRefused, StepUnknown
+from maid.cli.follow import Follower, close
+from maid.errors import MaidError, StepRefused
 
 FAILED = 125
 """Exit status when maid itself failed, as docker has it: the command's own statuses are below."""
-
-RECONNECT = 30.0
-"""Seconds to look for the daemon again when it is restarted while the step runs."""
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -76,31 +71,9 @@ def submit(socket: str, request: Request, streams: tuple[int, int, int]) -> dict
     descriptors: list[int] = []
     try:
         parameters = _parameters(request, streams, descriptors)
-        client = Client(socket)
-        # Chosen here: so a daemon that is killed before it answers can be asked for the step too.
-        identifier = parameters["id"] = f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(8)}"
-        began = False
-        try:
-            for reply in client.stream("io.maid.Steps.Run", parameters, descriptors):
-                step = reply["step"]
-                if step.get("started"):
-                    began = True
-                    _close(descriptors)
-                if step.get("finished"):
-                    return {"id": identifier, **step["finished"]}
-        except ConnectionLost as lost:
-            _close(descriptors)
-            return {"id": identifier, **_take_up(socket, identifier, began, lost)}
-        finally:
-            client.close()
+        return Follower(socket, parameters, descriptors).result()
     finally:
-        _close(descriptors)
-    raise MaidError("the daemon's answer had no result", "journalctl -u maid")
-
-
-def _close(descriptors: list[int]) -> None:
-    while descriptors:
-        os.close(descriptors.pop())
+        close(descriptors)
 
 
 def _parameters(
@@ -148,36 +121,6 @@ def _parameters(
     if request.profile is not None:
         parameters["profile"] = passed(_open(request.profile, "the file for the profile"))
     return parameters
-
-
-def _take_up(socket: str, identifier: str, began: bool, lost: ConnectionLost) -> dict[str, Any]:
-    """The daemon went away while the step runs on: wait for the next one and ask it.
-
-    Where it had not said that the step `began`, the next one knows, and `lost` is raised if not.
-    """
-    until = time.monotonic() + RECONNECT
-    while True:
-        try:
-            with Client(socket) as client:
-                reply = client.call("io.maid.Steps.Wait", {"id": identifier})
-                result: dict[str, Any] = reply["result"]
-                return result
-        except StepUnknown:
-            if began:
-                raise
-            raise lost from None
-        except ConnectionLost:
-            if not began:
-                raise  # it is there, and does not want us
-            until = time.monotonic() + RECONNECT  # it was there, and went away again
-        except DaemonUnreachable:
-            if time.monotonic() > until:
-                when = "while" if began else "before it said whether"
-                raise MaidError(
-                    f"the daemon went away {when} the step {identifier} was running",
-                    "it goes on until the daemon is back, which ends it: systemctl start maid",
-                ) from None
-        time.sleep(0.05)
 
 
 def standard_stream(number: int) -> int:

@@ -165,6 +165,7 @@ class Machine:
         for name in ("instances", "ledger", "probes", "steps"):
             shutil.rmtree(runtime / name, ignore_errors=True)
         with contextlib.suppress(OSError):
+            (runtime / "begun").unlink(missing_ok=True)
             (runtime / "lock").unlink()
             runtime.rmdir()
 

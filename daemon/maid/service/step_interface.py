@@ -127,7 +127,8 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
 
         `id` is the step's, where the caller wants to choose it: hexadecimal digits, a hyphen and at
         least eight of them more, used by no other step. Whoever loses the connection to a daemon
-        that is killed can Wait for it at the next one, and knows then whether the step began.
+        that is killed can Wait for it at the next one. Where that says NoSuchStep and `started` had
+        not come, the step has not begun and never will: it may be run anew, with another id.
 
         `accelerate`: whether native tools stand in (null: as the configuration has it);
         `require_acceleration`: the step is refused where none can. `profile` is a file to which a

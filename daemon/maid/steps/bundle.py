@@ -8,6 +8,7 @@ starts the runtime is limited (the test machines lack CAP_SYS_RESOURCE: facts/en
 
 from __future__ import annotations
 
+import posixpath
 from typing import TypeAlias
 
 from maid.binfmt.namespace import IdRange, Mapping
@@ -68,6 +69,8 @@ PROGRAM_LOG = "/dev/.maid-log"
 PROFILE = "/dev/.maid-profile"
 PROFILE_LOG = "/dev/.maid-profile-log"
 """Where maid-profile lies in a step that is profiled, and the file it writes to."""
+
+RESOLVER = "/etc/resolv.conf"
 
 OOM_SCORE = 100
 """How much sooner than the daemon a step's processes are killed where there is no memory: as if
@@ -131,6 +134,20 @@ def bundle(
     }
 
 
+def points(document: dict[str, Json]) -> list[str]:
+    """Where the mounts of a `bundle` need places in its root file system: all but those that lie in
+    an earlier mount."""
+    found: list[str] = []
+    mounts = document["mounts"]
+    assert isinstance(mounts, list)
+    for mount in mounts:
+        assert isinstance(mount, dict)
+        path = posixpath.normpath(str(mount["destination"]))
+        if not any(path == above or path.startswith(f"{above.rstrip('/')}/") for above in found):
+            found.append(path)
+    return found
+
+
 def _powers(step: Step) -> dict[str, Json]:
     """The capabilities of a step's first process.
 
@@ -191,7 +208,7 @@ def _mounts(
         # the machine's own, of which maid-step attaches a copy.
         mounts.append(mount("/sys", "none", f"{directory}/sys", "rbind,nosuid,noexec,nodev,ro"))
     if resolver and not own_network:
-        source = "/etc/resolv.conf"
+        source = RESOLVER
         mounts.append(mount(source, "none", source, "bind,ro,nosuid,noexec,nodev"))
     mounts += [
         mount(

@@ -7,6 +7,7 @@ it, is the runner's.
 from __future__ import annotations
 
 import os
+import posixpath
 import signal
 import zlib
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from maid.binfmt.namespace import IdRange, Pinned
 from maid.emulation.machine import ROOT
 from maid.errors import StepRefused
 from maid.steps import record, rootfs
-from maid.steps.bundle import bundle
+from maid.steps.bundle import RESOLVER, bundle, points
 from maid.steps.record import Meta
 from maid.steps.runtime import Runtime
 from maid.steps.step import DEFAULT_PATH, Step
@@ -81,8 +82,9 @@ def write_bundle(
     own_network: bool,
     resolver: bool,
     store: bool,
-) -> None:
-    """Make the step's directory and write its config.json there. Raises OSError.
+) -> list[str]:
+    """Make the step's directory and write its config.json there; the places that its mounts need in
+    the root file system. Raises OSError.
 
     `instance` is the pinned one to join, None for the daemon's own namespace; `resolver`: the root
     file system has a /etc/resolv.conf to mount the machine's on; `store`: there is a native one.
@@ -103,6 +105,7 @@ def write_bundle(
         killed_before=int(record.read_text("/proc/self/oom_score_adj") or "0"),
     )
     record.write(f"{directory}/config.json", msgspec.json.encode(document))
+    return points(document)
 
 
 def spawn(
@@ -114,11 +117,13 @@ def spawn(
     network: int,
     runtime: Runtime,
     timeout: float,
+    instance: Pinned | None,
+    places: list[str],
 ) -> int:
     """Start the supervisor of a step whose bundle is written; its process id. Raises OSError.
 
     `network` is a descriptor of a network namespace, or -1 for the machine's; `timeout` is in
-    seconds, 0 for none.
+    seconds, 0 for none; `places` are those that the mounts need in the root file system.
     """
     program = native.path("maid-step")
     kept = [given.rootfs, *given.binds]
@@ -143,10 +148,16 @@ def spawn(
     else:
         if caller.mapping.keeps_groups:
             options.append(("groups", ",".join(map(str, caller.groups))))
+        if instance is not None:
+            options.append(("user", instance.user))
         if given.changes >= 0:
             options += _owner(caller.mapping)
     for bind, descriptor in zip(step.binds, given.binds, strict=True):
         options.append(("bind-readonly" if bind.readonly else "bind", descriptor))
+        if (place := posixpath.normpath(bind.destination)) in places:
+            options.append(("at", place))
+            places.remove(place)
+    options += [("point-file" if p == RESOLVER else "point", p) for p in places]
     if network < 0:
         options.append(("sys", 1))
     if timeout:

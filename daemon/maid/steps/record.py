@@ -32,6 +32,12 @@ FILES = (
 PLACES = ("rootfs", "lower", "changes", "sys", "init", "profile", "store", "programs")
 
 
+_WITHHELD, _ASIDE = "withheld", ".withheld"
+
+_REMEMBERED = 10_000
+"""Ids of steps that earlier daemons began: some for each restart."""
+
+
 class Meta(msgspec.Struct, frozen=True):
     """What the daemon writes down of a step before it starts: step.json in its directory.
 
@@ -157,7 +163,6 @@ def result(directory: str, meta: Meta, why_lost: str) -> Result:
 
 
 KILLED = "the step's supervisor was killed, and the step was ended with it"
-NOT_BEGUN = "the daemon was killed before the step began"
 
 
 def why_lost(status: int, directory: str) -> str:
@@ -195,6 +200,48 @@ def refusal(said: str, command: str, runtime_status: int) -> tuple[int, str]:
     if _NOT_EXECUTABLE.search(words) and "exec" in words:
         return 126, f"{command}: cannot be executed ({words})"
     return 125, f"the step could not be started: {words}"
+
+
+def withhold(directory: str) -> bool:
+    """See to it that a step of an earlier daemon which has not begun never does; False where it has
+    begun, or may have. Then nothing is changed.
+
+    A supervisor begins by making the file `supervisor` (native/step.c), where nothing of that name
+    may be. It may be just being started by a daemon that was killed: so this takes the name first,
+    with a link, which is made whole or not at all. Afterwards the directory has another name, at
+    which no supervisor looks for it. Raises OSError.
+    """
+    try:
+        os.symlink(_WITHHELD, f"{directory}/supervisor")
+    except FileExistsError:
+        if not os.path.islink(f"{directory}/supervisor"):
+            return False
+    # Else it was made by a daemon that was killed here.
+    aside = directory if directory.endswith(_ASIDE) else directory + _ASIDE
+    os.rename(directory, aside)
+    with contextlib.suppress(OSError, msgspec.MsgspecError), open(f"{aside}/step.json", "rb") as f:
+        msgspec.json.decode(f.read(), type=Meta).limits.remove()
+    remove(aside)
+    return True
+
+
+def remember(file: str, identifier: str) -> None:
+    """Add the id of a step to those in `file`. A file system that is full is not an error."""
+    with contextlib.suppress(OSError), open(file, "a") as lines:
+        lines.write(f"{identifier}\n")
+
+
+def remembered(file: str) -> set[str]:
+    """The ids in `file`; of very many the last ones, and the file is cut down to those."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError), open(file) as found:
+        lines = found.read().split()
+    if len(lines) > 2 * _REMEMBERED:
+        lines = lines[-_REMEMBERED:]
+        with contextlib.suppress(OSError):
+            write(f"{file}.new", "".join(f"{line}\n" for line in lines).encode())
+            os.rename(f"{file}.new", file)
+    return set(lines)
 
 
 def is_supervisor(pid: int, directory: str) -> bool:

@@ -21,7 +21,7 @@ import msgspec
 
 from maid.config import Network
 from maid.emulation.machine import Machine
-from maid.errors import AccessDenied, StepRefused, StepUnknown
+from maid.errors import AccessDenied, MaidError, StepRefused, StepUnknown
 from maid.steps import cgroups, launch, programs, record, rootfs, serve
 from maid.steps.accelerate import Accelerator, NativeStore
 from maid.steps.exhausted import refused
@@ -96,6 +96,9 @@ class Runner:
         self._networks = Networks()
         self.places = Places()
         self._directory = str(machine.config.paths.runtime / "steps")
+        # Whoever asks for one of these, however late, must not be told that it had not begun.
+        self._begun_file = str(machine.config.paths.runtime / "begun")
+        self._begun_before = record.remembered(self._begun_file)
         self._cleaning: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -193,7 +196,8 @@ class Runner:
         table = served.table
         pinned = table.pinned if table else None
         directory = f"{self._directory}/{identifier}"
-        if identifier in self.steps or os.path.lexists(directory):
+        known = identifier in self.steps or identifier in self._begun_before
+        if known or os.path.lexists(directory):
             raise StepRefused(f"there is a step {identifier} already", "choose another id")
         plan = cgroups.plan(identifier, step.memory, step.cpus)
         meta = Meta(
@@ -210,7 +214,7 @@ class Runner:
             peak_file=plan.limits.peak_file if plan else "",
         )
         try:
-            launch.write_bundle(
+            places = launch.write_bundle(
                 step, directory, pinned, network >= 0, seen.resolver, given.store >= 0
             )
             # Before anything of it exists: a daemon that comes after can then clean up all of it.
@@ -218,7 +222,9 @@ class Runner:
             if plan:
                 plan.make()
             timeout = step.timeout or self._machine.config.steps.timeout
-            pid = launch.spawn(step, caller, given, meta, directory, network, runtime, timeout)
+            pid = launch.spawn(
+                step, caller, given, meta, directory, network, runtime, timeout, pinned, places
+            )
         except BaseException:
             meta.limits.remove()
             record.remove(directory)
@@ -346,8 +352,12 @@ class Runner:
                 signal.pidfd_send_signal(active.handle, number)
 
     def find(self, identifier: str, uid: int) -> Active:
-        """The step of that id. Raises StepUnknown, and AccessDenied for somebody else's."""
+        """The step of that id. Raises AccessDenied for somebody else's, StepUnknown for one that
+        has not begun (or ended a minute ago and was this daemon's own), and MaidError for one of an
+        earlier daemon's whose result is not kept any more."""
         active = self.steps.get(identifier)
+        if active is None and identifier in self._begun_before:
+            raise MaidError(f"step {identifier} may have begun, and how it ended is not known")
         if active is None:
             raise StepUnknown(f"there is no step {identifier}", "maid status shows what runs")
         if uid not in (0, active.meta.uid):
@@ -371,10 +381,14 @@ class Runner:
             for name in sorted(os.listdir(self._directory)):
                 directory = f"{self._directory}/{name}"
                 try:
-                    self._take_up(directory)
+                    if record.withhold(directory):
+                        log.info("step %s had not begun: it is removed", name)
+                    else:
+                        self._take_up(directory)
                 except (OSError, msgspec.MsgspecError) as error:
                     log.warning("step %s cannot be taken up (%s): it is removed", name, error)
-                    record.remove(directory)  # what was begun has a record: written before
+                    self._have_begun(name)  # it may have
+                    record.remove(directory)
         running = [active for active in self.steps.values() if not active.done]
         for active in running:
             self.places.take(active.meta.uid)
@@ -385,14 +399,21 @@ class Runner:
     def _take_up(self, directory: str) -> None:
         with open(f"{directory}/step.json", "rb") as file:
             meta = msgspec.json.decode(file.read(), type=Meta)
+        # Its number is written a moment after the file was made.
         pid = int(record.read_text(f"{directory}/supervisor") or record.find_supervisor(directory))
+        self._have_begun(meta.id)
         if pid > 0 and not os.path.exists(f"{directory}/result"):
             with contextlib.suppress(ProcessLookupError):
                 self._watch(meta, directory, pid, child=False)
                 return
         active = Active(meta, directory, pid, False, asyncio.get_running_loop().create_future())
         self.steps[meta.id] = active
-        self._finish(active, record.KILLED if pid else record.NOT_BEGUN)
+        self._finish(active, record.KILLED)
+
+    def _have_begun(self, identifier: str) -> None:
+        if identifier not in self._begun_before:
+            self._begun_before.add(identifier)
+            record.remember(self._begun_file, identifier)
 
     def _free(self, uid: int, _: asyncio.Future[Result]) -> None:
         self.places.free(uid)
