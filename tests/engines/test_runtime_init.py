@@ -171,3 +171,20 @@ def test_it_says_what_was_done(shim: Shim, bundle: Bundle) -> None:
     assert said() == [none, "maid-runtime: MAID_INIT: something is mounted there already"]
     shim.environment["MAID_INIT"] = "/nowhere"
     assert said() == [none, "maid-runtime: MAID_INIT: it is no program"]
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_no_store_is_another_wish_than_the_usual_one(
+    shim: Shim, bundle: Bundle, value: str | None
+) -> None:
+    """Where the machine has one at the usual place."""
+    script = "mount -t tmpfs none /var/lib && mkdir -p /var/lib/maid/store/id && "
+    script += 'exec "$1" create -b "$2" x'
+    environment = {k: v for k, v in shim.environment.items() if k != "MAID_STORE"}
+    environment |= {} if value is None else {"MAID_STORE": value}
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", RUNTIME, bundle.path], env=environment
+    )
+    assert done.returncode == 7
+    added = [each["destination"] for each in bundle.config["mounts"][4:]]
+    assert added == ([INIT] if value == "" else ["/dev/.maid", INIT])
