@@ -1,5 +1,7 @@
 """The line on which a key stands."""
 
+import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,54 @@ emulation.ready = 1
 )
 def test_a_key_is_found_where_it_is_set(key: str, line: int) -> None:
     assert line_of(TEXT, key) == line
+
+
+TOLD = (
+    """\
+[log]
+level = "a = \u2028 1"  # \x85
+[steps]
+first = '''
+key = 1
+[other]
+'''
+second = """
+    + '''"""
+key = 2 \\"""
+key = 2 # no comment
+"" """
+third = "x" # [
+list = [
+  [1, 2],  # ]
+  "key = 3 ]",
+  { key = 4 },
+]
+"a\\"b=" = { key = """
+key = 5
+""" }
+key = 6
+'''
+)
+
+
+@pytest.mark.parametrize("key", ["first", "second", "third", "list", "key"])
+def test_what_stands_in_a_value_is_no_key(key: str) -> None:
+    assert tomllib.loads(TOLD)["steps"]["key"] == 6
+    line = next(n for n, line in enumerate(TOLD.split("\n"), 1) if line.startswith(f"{key} = "))
+    if key == "key":
+        line = TOLD[: TOLD.index("key = 6")].count("\n") + 1
+    assert line_of(TOLD, f"steps.{key}") == line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [" " * 100_000 + "a", "a" + " " * 100_000, "a" * 100_000, "a ." * 50_000, "[" + " " * 100_000],
+    ids=["before", "after", "a word", "words", "a table"],
+)
+def test_a_line_of_any_length_is_looked_at_once(line: str) -> None:
+    began = time.process_time()
+    assert line_of(f"{line}\nkey = 1\n", "key") == 2
+    assert time.process_time() - began < 5  # 0.01 s; the square of it would be minutes
 
 
 @pytest.mark.parametrize(
