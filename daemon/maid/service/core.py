@@ -32,9 +32,8 @@ from maid.service import metrics, store_status
 from maid.service.events import Events
 from maid.service.sightings import Sightings
 from maid.service.store_status import StoreContent, StoreSummary
-from maid.steps import cgroups
+from maid.steps import cgroups, runtime
 from maid.steps.runner import Runner
-from maid.steps.runtime import RuntimeUnavailable, choose
 
 RETRY = 0.25
 """Seconds between two tries of `ensure` with a time limit, for when nothing tells of a change."""
@@ -100,12 +99,14 @@ class Core:
         self.machine = Machine(config, scope, events.emit)
         self.acceleration = Acceleration(config, events.emit)
         self.runner = Runner(self.machine, self.acceleration, events.emit)
-        self.runner.choose_runtime = self.choose_runtime
+        self.runner.choose_runtime = self.find_runtime
         self._sightings = Sightings(self.acceleration)
         self._config_file = config_file
         self._instance_prefix = instance_prefix
         self._socket_path = socket_path or str(config.socket.path)
         self._reloading = asyncio.Lock()
+        self._choosing = asyncio.Lock()
+        self._finding: asyncio.Task[None] | None = None
         self._limits_problem: str | None = None
         self._crashes: Crashes | None = None
         self._crashed: Counter[tuple[str, str]] = Counter()
@@ -115,6 +116,7 @@ class Core:
         possible."""
         await self.acceleration.exclude()
         await self.machine.start()
+        runtime.remove_trials(str(self.config.paths.runtime))
         await self.choose_runtime()
         await self._watch_crashes()
         self._limits_problem = cgroups.unavailable() or None
@@ -123,19 +125,40 @@ class Core:
             self.events.emit("taken up", "", f"{taken_up} steps of an earlier daemon go on")
         self.machine.clean(keep={active.meta.table for active in self.runner.running()})
 
-    async def choose_runtime(self) -> None:
-        """Find out which OCI runtime works; without one, everything but steps does."""
-        directory = str(self.config.paths.runtime)
-        root = self.machine.tables.get("root")
-        try:
-            self.runner.runtime = await choose(
-                self.config.steps.runtime, directory, root.pinned if root else None
-            )
-            self.runner.runtime_problem = ""
-        except RuntimeUnavailable as error:
-            self.runner.runtime = None
-            self.runner.runtime_problem = str(error)
-            self.events.emit("refused", "", str(error))
+    async def find_runtime(self) -> None:
+        """Look for an OCI runtime where there is none yet: for a step, whoever else waits for the
+        same. Those who come while one is being looked for share what is found."""
+        if self._finding is None:
+            self._finding = asyncio.ensure_future(self.choose_runtime(again=False))
+            self._finding.add_done_callback(self._found)
+        # One of them may go away; the others still wait.
+        await asyncio.shield(self._finding)
+
+    def _found(self, task: asyncio.Task[None]) -> None:
+        self._finding = None
+        if not task.cancelled():
+            task.exception()  # nobody may be left to be told
+
+    async def choose_runtime(self, again: bool = True) -> None:
+        """Find out which OCI runtime works; without one, everything but steps does. One that was
+        found is kept unless it is to be chosen `again`.
+
+        One at a time: the trials have the same directories.
+        """
+        async with self._choosing:
+            if self.runner.runtime is not None and not again:
+                return
+            directory = str(self.config.paths.runtime)
+            root = self.machine.tables.get("root")
+            try:
+                self.runner.runtime = await runtime.choose(
+                    self.config.steps.runtime, directory, root.pinned if root else None
+                )
+                self.runner.runtime_problem = ""
+            except runtime.RuntimeUnavailable as error:
+                self.runner.runtime = None
+                self.runner.runtime_problem = str(error)
+                self.events.emit("refused", "", str(error))
 
     async def _watch_crashes(self) -> None:
         """Tell of emulated programs that crash, if the configuration wants it."""
@@ -166,7 +189,7 @@ class Core:
 
     def status(self) -> ServiceStatus:
         """The status as it is now."""
-        runtime = self.runner.runtime
+        chosen = self.runner.runtime
         newest = self.events.kept()
         return ServiceStatus(
             version=__version__,
@@ -178,9 +201,9 @@ class Core:
             instance=self._instance_prefix + self.machine.served.instance.path,
             namespaces=not self.machine.namespaces_problem,
             namespaces_problem=self.machine.namespaces_problem or None,
-            runtime=runtime.name if runtime else None,
-            runtime_version=runtime.version if runtime else None,
-            runtime_path=runtime.path if runtime else None,
+            runtime=chosen.name if chosen else None,
+            runtime_version=chosen.version if chosen else None,
+            runtime_path=chosen.path if chosen else None,
             runtime_problem=self.runner.runtime_problem or None,
             limits_problem=self._limits_problem,
             ready=self.machine.ready(),

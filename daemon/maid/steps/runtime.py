@@ -79,12 +79,9 @@ async def choose(wanted: str, directory: str, pinned: Pinned | None) -> Runtime:
     """The first runtime that really runs a container of the machine's own architecture.
 
     `wanted` is "auto", "crun", "runc" or an absolute path; `directory` a place for the trial;
-    `pinned` the instance whose namespace is joined, as steps do. Raises RuntimeUnavailable with
-    what each said.
+    `pinned` the instance whose namespace is joined, as steps do. To be called once at a time: the
+    trials of two would be in each other's way. Raises RuntimeUnavailable with what each said.
     """
-    for name in os.listdir(directory):
-        if name.startswith(TRIAL):  # of a daemon that was killed
-            _remove_trial(f"{directory}/{name}")
     names = ["crun", "runc"] if wanted == "auto" else [wanted]
     said = []
     for name in names:
@@ -107,6 +104,13 @@ async def choose(wanted: str, directory: str, pinned: Pinned | None) -> Runtime:
         f"no OCI runtime works here: {'; '.join(said)}",
         "install crun or runc (Debian: apt-get install crun), then maid status shows the choice",
     )
+
+
+def remove_trials(directory: str) -> None:
+    """Remove what the trials of a daemon that was killed have left; not while one is running."""
+    for name in os.listdir(directory):
+        if name.startswith(TRIAL):
+            _remove_trial(f"{directory}/{name}")
 
 
 def _path() -> str:
@@ -161,6 +165,7 @@ async def _try(runtime: Runtime, trial: str, pinned: Pinned | None) -> str:
     with open(f"{trial}/config.json", "wb") as config:
         config.write(msgspec.json.encode(document))
     root = os.open(f"{trial}/source", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    process: asyncio.subprocess.Process | None = None
     try:
         program = native.path("maid-step")
         hide = ["hide", runtime.hide] if runtime.hide else []
@@ -177,8 +182,6 @@ async def _try(runtime: Runtime, trial: str, pinned: Pinned | None) -> str:
         try:
             await asyncio.wait_for(process.wait(), TRIAL_TIMEOUT)
         except TimeoutError:
-            process.terminate()
-            await process.wait()
             return "it did not end in time"
         ended = read_text(f"{trial}/result").split(maxsplit=6)
         if ended[:2] == ["exited", str(PROBE_STATUS)]:
@@ -187,6 +190,9 @@ async def _try(runtime: Runtime, trial: str, pinned: Pinned | None) -> str:
         return said or " ".join(ended) or "it ended without a word"
     finally:
         os.close(root)
+        if process is not None and process.returncode is None:  # too slow, or nobody waits any more
+            process.terminate()
+            await process.wait()
         command = runtime.delete_command("maid-trial", trial)
         if command:
             await quietly(command)
