@@ -111,6 +111,41 @@ def test_a_tree_that_has_all_is_left_as_it_is(daemon: Daemon, bare: Path) -> Non
         ), path
 
 
+def test_a_read_only_tree_gets_no_working_directory(daemon: Daemon, bare: Path) -> None:
+    """One that is not there, on the way of a file, or that a link leads to out of the tree."""
+    (bare / "file").touch()
+    (bare / "out").symlink_to("/usr/share/../../usr")
+    before = set(made(bare))
+    for cwd in ("/nowhere", "/file", "/file/below", "/out", "/process"):
+        ran = shell(daemon, bare, "exit 3", readonly=True, cwd=cwd)
+        assert ran.refused is not None and ran.refused.exit_status == 125, (cwd, ran.result)
+        assert f"there is no directory {cwd} in the root file system" in str(ran.refused)
+    assert set(made(bare)) == before
+
+
+def test_a_working_directory_in_a_mount_is_no_matter_of_the_tree(
+    daemon: Daemon, bare: Path, tmp_path: Path
+) -> None:
+    """Beneath a bind, a tmpfs, or what every step has."""
+    (bare / "b").mkdir()
+    source = bare / "source"
+    (source / "deep").mkdir(parents=True)
+    options: dict[str, Any] = {"readonly": True, "tmpfs": ["/tmp"]}
+    options["binds"] = [Bind(source, "/b/", readonly=True)]
+    for cwd in ("/b", "//b/deep/", "/tmp", "/tmp/made", "/dev/shm", "/proc/self"):
+        assert shell(daemon, bare, "exit 3", cwd=cwd, **options).status == 3, cwd
+    ran = shell(daemon, bare, "exit 3", cwd="/b/nowhere", **options)
+    assert ran.status == 125
+    assert [path.name for path in source.iterdir()] == ["deep"]
+
+
+def test_a_tree_that_may_be_written_to_gets_the_working_directory(
+    daemon: Daemon, bare: Path
+) -> None:
+    assert shell(daemon, bare, "echo > here; exit 3", cwd="/new/deep").status == 3
+    assert (bare / "new/deep/here").exists()
+
+
 def test_an_overlay_gets_the_places_and_the_tree_stays_bare(
     daemon: Daemon,
     bare: Path,

@@ -173,7 +173,7 @@ class Steps(VarlinkInterface, name="io.maid.Steps"):
                 handed.callback(os.close, given.mount_namespace)
             config = self._core.config
             runner = self._core.runner
-            seen = await runner.look(given.rootfs, command, environment or {})
+            seen = await runner.look(given.rootfs, command, environment or {}, cwd or "/")
             step = Step(
                 platform=(
                     platforms.parse(platform).normalized() if platform else platform_of(seen)

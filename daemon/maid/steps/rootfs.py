@@ -38,21 +38,25 @@ LOCAL = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x2FC
 @dataclass(frozen=True)
 class Look:
     """What was seen: the target of its programs, None when nothing tells; whether it has a
-    /etc/resolv.conf to mount the machine's on."""
+    /etc/resolv.conf to mount the machine's on; whether the working directory is there, as far as
+    that can be told."""
 
     target: Target | None
     resolver: bool
+    cwd: bool = True
 
 
 class _Elsewhere(Exception):
     """A path leads to another mount."""
 
 
-def look(root: int, programs: Iterable[str] = (), *, one_mount: bool = False) -> Look:
+def look(
+    root: int, programs: Iterable[str] = (), cwd: str = "/", *, one_mount: bool = False
+) -> Look:
     """Look into the root file system `root`, a directory's descriptor.
 
-    `programs` are looked at when none of the usual ones is there (a scratch image has just one).
-    Raises StepRefused when `root` is no directory.
+    `programs` are looked at when none of the usual ones is there (a scratch image has just one),
+    `cwd` is the working directory that is wanted there. Raises StepRefused when `root` is no directory.
     """
     require_directory(root, "the root file system")
     target = None
@@ -61,10 +65,10 @@ def look(root: int, programs: Iterable[str] = (), *, one_mount: bool = False) ->
         if header[:4] == b"\x7fELF":
             target = for_header(header)
             break
-    return Look(target, _is_file(root, RESOLVER, one_mount))
+    return Look(target, _is_file(root, RESOLVER, one_mount), _is_directory(root, cwd, one_mount))
 
 
-async def look_apart(root: int, programs: Iterable[str] = ()) -> Look:
+async def look_apart(root: int, programs: Iterable[str] = (), cwd: str = "/") -> Look:
     """`look`, so that a file system that hangs holds up nobody but its owner: in a thread, unless
     everything to be looked at lies on one local file system.
 
@@ -72,7 +76,7 @@ async def look_apart(root: int, programs: Iterable[str] = ()) -> Look:
     """
     if is_local(root):
         with contextlib.suppress(_Elsewhere):
-            return look(root, programs, one_mount=True)
+            return look(root, programs, cwd, one_mount=True)
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Look] = loop.create_future()
     own = os.dup(root)  # the caller's may be closed, and its number used again, while we hang
@@ -88,7 +92,7 @@ async def look_apart(root: int, programs: Iterable[str] = ()) -> Look:
     def work() -> None:
         found: Look | BaseException
         try:
-            found = look(own, programs)
+            found = look(own, programs, cwd)
         except (StepRefused, OSError) as error:
             found = error
         finally:
@@ -128,6 +132,23 @@ def candidates(command: str, search_path: str) -> list[str]:
     if "/" in command:
         return [command]
     return [f"{directory}/{command}" for directory in search_path.split(":") if directory]
+
+
+def _is_directory(root: int, path: str, one_mount: bool) -> bool:
+    """Whether a directory of that path is there; what keeps from telling (a FUSE mount that is its
+    owner's alone) is no reason to say that it is not."""
+    try:
+        found = kernel.open_in_root(root, path, os.O_PATH | os.O_DIRECTORY, one_mount=one_mount)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if one_mount and error.errno == errno.EXDEV:
+            raise _Elsewhere from error
+        return True
+    except ValueError:  # a NUL byte in the path
+        return True
+    os.close(found)
+    return True
 
 
 def _find(root: int, path: str, one_mount: bool) -> int:

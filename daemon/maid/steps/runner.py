@@ -127,11 +127,14 @@ class Runner:
             started(active)
             return await self.wait(active)
 
-    async def look(self, root: int, command: Sequence[str], environment: Mapping[str, str]) -> Look:
-        """Look into the root file system of a step that would run this. Raises StepRefused."""
+    async def look(
+        self, root: int, command: Sequence[str], environment: Mapping[str, str], cwd: str
+    ) -> Look:
+        """Look into the root file system of a step that would run this there. Raises
+        StepRefused."""
         path = environment.get("PATH", DEFAULT_PATH)
         programs = rootfs.candidates(command[0], path) if command else []
-        return await rootfs.look_apart(root, programs)
+        return await rootfs.look_apart(root, programs, cwd)
 
     async def _start(
         self, step: Step, caller: Caller, given: Descriptors, seen: Look, identifier: str

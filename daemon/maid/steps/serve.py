@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 
 from maid import kernel
@@ -36,7 +37,8 @@ def platform_of(seen: Look) -> Platform:
 
 
 def check_rootfs(machine: Machine, step: Step, given: Descriptors, seen: Look) -> None:
-    """Refuse a root file system of another platform."""
+    """Refuse a root file system of another platform, and one that is not to be written to and lacks
+    the working directory: the OCI runtime would make it there."""
     target = machine.find(step.platform)
     if given.changes >= 0:
         rootfs.require_directory(given.changes, "what the overlay writes to")
@@ -46,6 +48,11 @@ def check_rootfs(machine: Machine, step: Step, given: Descriptors, seen: Look) -
                 " kernel makes no other",
                 "give one elsewhere: a volume, or a tmpfs",
             )
+    if step.readonly and not seen.cwd and not _mounted(step, step.cwd):
+        raise StepRefused(
+            f"there is no directory {step.cwd} in the root file system",
+            "make it there, or name another one: --cwd; without --readonly the step makes it",
+        )
     found = seen.target
     if found is not None and found.emulator != target.emulator:
         platforms = " or ".join(str(p) for p in found.platforms) or found.name
@@ -54,6 +61,15 @@ def check_rootfs(machine: Machine, step: Step, given: Descriptors, seen: Look) -
             f"run it with --platform {found.platforms[0] if found.platforms else '…'}, or give"
             f" a root file system of {step.platform}",
         )
+
+
+def _mounted(step: Step, path: str) -> bool:
+    """Whether something is mounted at a path of the step or above it: what is there is not the root
+    file system's."""
+    places = ("/proc", "/dev", "/sys", *step.tmpfs, *(bind.destination for bind in step.binds))
+    return any(
+        posixpath.commonpath((path, place)) == posixpath.commonpath((place,)) for place in places
+    )
 
 
 async def serve(machine: Machine, step: Step, caller: Caller) -> Served:
