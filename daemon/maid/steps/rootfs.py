@@ -56,7 +56,8 @@ def look(
     """Look into the root file system `root`, a directory's descriptor.
 
     `programs` are looked at when none of the usual ones is there (a scratch image has just one),
-    `cwd` is the working directory that is wanted there. Raises StepRefused when `root` is no directory.
+    `cwd` is the working directory that is wanted there. Raises StepRefused when `root` is no
+    directory.
     """
     require_directory(root, "the root file system")
     target = None
