@@ -253,7 +253,7 @@ def step(machine: Machine, tree: Path, script: str, *options: str) -> subprocess
         [MAID, *command, "--", "sh", "-c", script],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 
