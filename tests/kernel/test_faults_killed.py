@@ -112,7 +112,7 @@ def test_while_steps_run(
         killed.kill()
         killed.start()
         done += check(steps)
-        all_is_well(killed, before)
+        all_is_well(killed, before, remembered=True)
     assert done > 0
 
 
@@ -127,7 +127,7 @@ def test_while_it_starts_a_step(
         killed.kill()
         killed.start()
         check(steps)
-        all_is_well(killed, before)
+        all_is_well(killed, before, remembered=True)
 
 
 def test_while_it_registers(moments: random.Random) -> None:
@@ -161,7 +161,7 @@ def test_while_it_renews(
         killed.kill()
         assert in_no_ledger(killed) == []
         killed.start()
-        all_is_well(killed, before)
+        all_is_well(killed, before, remembered=True)
         assert not (killed.table / "qemu-aarch64.next").exists()
 
 
@@ -186,7 +186,7 @@ def test_while_it_makes_copies(
         process.kill()
         process.wait()
         killed.start()
-        all_is_well(killed, before)
+        all_is_well(killed, before, remembered=True)
         assert not half()
 
 
