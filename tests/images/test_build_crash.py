@@ -60,9 +60,11 @@ def test_a_line_that_crashes_ends_its_build(
 ) -> None:
     text = f"FROM {busybox}\nRUN kill -SEGV $$; sleep 1000\n"
     said = built(builds, text, option, runtime=runtime).stderr
-    assert "qemu: uncaught target signal 11" in said
-    # Without a runtime buildah starts the command, and says in words how it ended.
-    assert "exit status 139" in said if runtime else "exited on segmentation fault" in said
+    if runtime:
+        assert "qemu: uncaught target signal 11" in said and "exit status 139" in said
+    else:
+        # Here buildah starts the command: it says so in words, and may lose the last of its output.
+        assert "exited on segmentation fault" in said
 
 
 @pytest.mark.parametrize(("signal", "status"), [("ABRT", 134), ("TERM", 143), ("KILL", 137)])
