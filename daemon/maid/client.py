@@ -34,16 +34,26 @@ MESSAGE_LIMIT = 64 << 20
 """Bytes of a reply that are taken in before the daemon is called broken."""
 
 
+PATIENCE = 100.0
+"""Seconds that a daemon may take to look at a request: it does so at once when it is up, and
+systemd lets a start take 90 (DefaultTimeoutStartSec=)."""
+
+
 class ConnectionLost(DaemonUnreachable):
     """The daemon closed the connection in the middle of a call."""
 
 
 class Client:
-    """One connection to the daemon at the socket `path`. Closing it ends what it started."""
+    """One connection to the daemon at the socket `path`. Closing it ends what it started.
 
-    def __init__(self, path: str) -> None:
+    A request that nobody looks at for `patience` seconds is given up; once it is looked at there is
+    no limit: a step takes what it takes.
+    """
+
+    def __init__(self, path: str, patience: float = PATIENCE) -> None:
         """Connect. Raises DaemonUnreachable with the reason and what to do."""
         self.path = path
+        self._patience = patience
         self._buffer = b""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -67,7 +77,7 @@ class Client:
     ) -> Parameters:
         """Call `method` ("io.maid.Manager.Status") and return the reply's parameters.
 
-        Raises the MaidError that the daemon's error stands for.
+        Raises the MaidError that the daemon's error stands for, DaemonUnreachable.
         """
         self._send({"method": method, "parameters": parameters or {}}, descriptors)
         return self._reply()[0]
@@ -84,11 +94,14 @@ class Client:
 
     def _send(self, message: Parameters, descriptors: Sequence[int]) -> None:
         data = json.dumps(message, separators=(",", ":")).encode(errors="surrogateescape") + b"\0"
+        self._socket.settimeout(self._patience)
         try:
             # The descriptors travel with the first byte; what a full buffer leaves follows alone.
             sent = socket.send_fds(self._socket, [data], list(descriptors))
             if sent < len(data):
                 self._socket.sendall(data[sent:])
+        except TimeoutError as error:
+            raise self._ignored() from error
         except (BrokenPipeError, ConnectionResetError):
             return  # whoever closed it may have answered first; if not, reading says so
         except OSError as error:
@@ -101,6 +114,11 @@ class Client:
         while b"\0" not in self._buffer:
             try:
                 data = self._socket.recv(65536)
+            except TimeoutError as error:
+                if self._unread():
+                    raise self._ignored() from error
+                self._socket.settimeout(None)
+                continue
             except OSError as error:
                 raise ConnectionLost(
                     f"the connection to the daemon was lost: {error.strerror}"
@@ -122,6 +140,23 @@ class Client:
         if reply.get("error"):
             raise _error(str(reply["error"]), parameters)
         return parameters, bool(reply.get("continues"))
+
+    def _unread(self) -> int:
+        """The bytes that were sent and not yet received (SIOCOUTQ, which Unix
+        sockets have as well: net/unix/af_unix.c)."""
+        import array
+        import fcntl
+        import termios
+
+        count = array.array("i", [0])
+        fcntl.ioctl(self._socket, termios.TIOCOUTQ, count)
+        return count[0]
+
+    def _ignored(self) -> DaemonUnreachable:
+        return DaemonUnreachable(
+            f"the daemon at {self.path} does not look at the request for {self._patience:g} s",
+            "it hangs, or is still starting: systemctl status maid",
+        )
 
 
 _DESCRIPTORS = ("stdin", "stdout", "stderr", "rootfs", "changes", "binds", "profile")

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,6 +185,32 @@ def test_an_answer_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.M
         pytest.raises(ConnectionLost),
     ):
         client.call("x.y.Z")
+
+
+@pytest.mark.parametrize("size", [1, 5_000_000], ids=["small", "more than is taken in"])
+def test_a_socket_at_which_nobody_comes_is_given_up(tmp_path: Path, size: int) -> None:
+    """As systemd's is, while the daemon does not come."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        with (
+            Client(str(tmp_path / "s"), patience=0.2) as client,
+            pytest.raises(DaemonUnreachable, match=r"does not look at the request for 0\.2 s"),
+        ):
+            client.call("x.y.Z", {"long": "x" * size})
+
+
+def test_an_answer_may_take_as_long_as_it_takes(tmp_path: Path) -> None:
+    """Once the request is looked at, and however often the time is over."""
+
+    def serve(connection: socket.socket) -> None:
+        request(connection)
+        connection.sendall(b'{"continues":true,"parameters":{"n":1}}\0')
+        time.sleep(0.6)
+        connection.sendall(b'{"parameters":{"n":2}}\0')
+
+    with peer(tmp_path / "s", serve) as path, Client(path, patience=0.2) as client:
+        assert [reply["n"] for reply in client.stream("x.y.Z")] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,16 @@ from maid.config import Config, Scope, load
 from maid.doctor import Finding, Level
 from maid.errors import MaidError
 
+PATIENCE = 30.0
+"""Seconds to wait for a daemon that hangs: whoever asks what is wrong is to be told."""
+
 
 def show(socket: str, config_file: Path | None, as_json: bool) -> int:
     """Print the findings; exit status 1 when one of them is a problem."""
     scope, status = Scope.HOST, None
     findings: list[Finding] = []
     try:
-        with Client(socket) as client:
+        with Client(socket, PATIENCE) as client:
             status = client.call("io.maid.Manager.Status")["status"]
         scope = Scope(status["scope"])
     except MaidError as error:
