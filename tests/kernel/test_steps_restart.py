@@ -174,6 +174,31 @@ def test_release_keeps_the_instance_of_running_steps(own: Daemon, foreign: Path)
     assert run(own, foreign, "/bin/uname", "-m").lines == ["s390x"]
 
 
+def test_a_released_daemon_leaves_nothing_for_a_result_that_nobody_asked_for(native: Path) -> None:
+    """Only for a step that still runs."""
+    with Daemon('[emulation]\nplatforms = ["linux/s390x"]\n') as made:
+        made.start()
+        gate = native / "go"
+        script = "echo up; while [ ! -e /go ]; do sleep 0.05; done"
+        with running(made, native, script) as (client, identifier, output):
+            read_until(output, b"up")
+            made.kill()
+            client.close()
+        made.start()._call("io.maid.Manager.Release")
+        made.stop()
+        assert made.steps() == [identifier]
+        gate.touch()
+        try:
+            assert until(lambda: (made.runtime / "steps" / identifier / "result").exists())
+        finally:
+            gate.unlink()
+        made.start()._call("io.maid.Manager.Release")
+        assert made.steps() == [identifier]
+        made.stop()
+        assert not made.runtime.exists()
+        assert not mounts_below(made.runtime)
+
+
 def test_a_connection_that_the_daemon_ends_is_said_to_be(own: Daemon, native: Path) -> None:
     with running(own, native, "echo up; sleep 1") as (client, _, output):
         read_until(output, b"up")

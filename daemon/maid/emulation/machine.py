@@ -146,14 +146,19 @@ class Machine:
         self._upgrades.close()
         if self._refreshing:
             self._refreshing.cancel()
-        if self.scope is Scope.PRIVATE:
+        if self.leaves_nothing:
             self._leave_nothing()
 
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether this is a private daemon's and everything was released: its runtime directory
+        serves nobody when it stops, unless a step still runs."""
+        ledgers = (table.keeper.ledger for table in self.tables.values())
+        return self.scope is Scope.PRIVATE and not any(map(list, ledgers))
+
     def _leave_nothing(self) -> None:
-        """After `release`, a private daemon's runtime directory serves nobody: take it away."""
+        """Take the runtime directory away, unless steps are left in it."""
         runtime = self.config.paths.runtime
-        if any(list(table.keeper.ledger) for table in self.tables.values()):
-            return
         with contextlib.suppress(FileNotFoundError):
             if os.listdir(runtime / "steps"):
                 return

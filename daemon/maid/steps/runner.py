@@ -428,7 +428,8 @@ class Runner:
             active.claimed.set()
 
     async def close(self) -> None:
-        """Stop watching. Running steps go on (rule 6)."""
+        """Stop watching. Running steps go on (rule 6), and results stay for the next daemon, unless
+        none is to come."""
         self._closed = True
         loop = asyncio.get_running_loop()
         for active in self.steps.values():
@@ -438,4 +439,9 @@ class Runner:
                 active.handle = -1
         for task in self._cleaning:
             task.cancel()
+        if self._machine.leaves_nothing:
+            for active in self.steps.values():
+                # Of a lost one the runtime may still be at work.
+                if active.done and not record.in_use(active.directory):
+                    record.remove(active.directory)
         await self._networks.close()
