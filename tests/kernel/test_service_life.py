@@ -248,6 +248,47 @@ def test_systemd_may_hold_the_socket(tmp_path: Path) -> None:
             process.wait()
 
 
+@pytest.mark.skipif(
+    not os.path.exists("/usr/bin/systemd-socket-activate"), reason="systemd-container has it"
+)
+@pytest.mark.parametrize(
+    "runtime, words",
+    [("run", "another maid daemon is using"), ("maid.toml/run", "maid cannot use its directory")],
+)
+def test_who_waits_at_systemds_socket_is_told_why_no_daemon_comes(
+    running: Serving, tmp_path: Path, runtime: str, words: str
+) -> None:
+    """Whatever the reason is, and not the configuration alone."""
+    config, path = tmp_path / "maid.toml", tmp_path / "activated"
+    config.write_text(f'[paths]\nruntime = "{running.directory}/{runtime}"\n')
+    daemon = subprocess.Popen(
+        [
+            *("systemd-socket-activate", "--listen", path),
+            *(MAID, "daemon", "--scope", "private", "--config", config),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    try:
+        assert until(path.exists, 20)
+        asked = subprocess.run(
+            [MAID, "--socket", path, "status"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment(),
+            check=False,
+        )
+        assert daemon.wait(20) == 1
+    finally:
+        daemon.kill()
+        _, log = daemon.communicate()
+    assert f"the daemon cannot start: {words}" in asked.stderr
+    assert asked.returncode == 4
+    assert words in log
+
+
 def test_a_passed_socket_of_another_kind_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "maid.toml"
     config.write_text(f'[paths]\nruntime = "{tmp_path}/run"\n')

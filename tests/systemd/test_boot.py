@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,30 @@ def test_a_configuration_broken_later_costs_neither_entries_nor_the_running_daem
     machine.write(CONFIGURATION, OWN)
     machine.output("systemctl", "restart", "maid")
     assert machine.table() == table
+    assert machine.status()["ready"] is True
+
+
+UNUSABLE = f'[paths]\nruntime = "{CONFIGURATION}/run"\n'
+CANNOT = f"maid cannot use its directory {CONFIGURATION}/run: Not a directory"
+
+
+def test_a_daemon_that_cannot_start_says_so_costs_little_and_comes_when_it_can(
+    machine: Machine,
+) -> None:
+    """For any other reason than a configuration that is broken, which may be gone later."""
+    machine.write(CONFIGURATION, UNUSABLE)
+    assert machine.run("systemctl", "enable", "--now", "maid").returncode != 0
+    for _ in range(3):
+        asked = machine.run("maid", "status", timeout=30)
+        assert asked.returncode == 4
+        assert f"the daemon cannot start: {CANNOT}" in asked.stderr
+    assert CANNOT in machine.output("journalctl", "-u", "maid", "-o", "cat", "--no-pager")
+    began, before = time.monotonic(), int(machine.show("maid", "NRestarts"))
+    eventually("it is tried again", lambda: int(machine.show("maid", "NRestarts")) > before + 1)
+    starts = int(machine.show("maid", "NRestarts")) - before
+    assert starts <= 1 + (time.monotonic() - began) / 2
+    machine.write(CONFIGURATION, OWN)
+    eventually("it is up", lambda: machine.show("maid", "ActiveState") == "active", seconds=60)
     assert machine.status()["ready"] is True
 
 

@@ -24,7 +24,7 @@ from asyncvarlink.serviceinterface import VarlinkServiceInterface
 
 from maid import __version__
 from maid.config import Config, Paths, Scope, load
-from maid.errors import ConfigError, DaemonUnreachable, MaidError
+from maid.errors import DaemonUnreachable, MaidError
 from maid.service import listener
 from maid.service.access import Peer, give_to_group
 from maid.service.core import Core
@@ -44,15 +44,22 @@ limit is 1024, which one user's connections could use up."""
 
 def main(scope: Scope, socket_path: Path | None, config_file: Path | None) -> int:
     """Run the daemon until it is told to stop; its exit status. Raises MaidError when it cannot
-    start."""
-    try:
-        config = load(config_file, scope, socket_path)
-    except ConfigError as error:
-        if listener.was_passed():
-            listener.turn_away(
-                DaemonUnreachable(f"the daemon cannot start: {error.message}", error.hint)
-            )
-        raise
+    start; whoever waits at systemd's socket is told so, too."""
+    with contextlib.ExitStack() as stack:
+        passed = stack.enter_context(listener.passed()) if listener.was_passed() else None
+        try:
+            return _run(scope, socket_path, config_file, passed)
+        except MaidError as error:
+            if passed is not None:
+                told = DaemonUnreachable(f"the daemon cannot start: {error.message}", error.hint)
+                listener.turn_away(passed, told)
+            raise
+
+
+def _run(
+    scope: Scope, socket_path: Path | None, config_file: Path | None, passed: socket.socket | None
+) -> int:
+    config = load(config_file, scope, socket_path)
     prefix = ""
     if os.geteuid() != 0:
         if scope is Scope.HOST:
@@ -68,7 +75,7 @@ def main(scope: Scope, socket_path: Path | None, config_file: Path | None) -> in
     _set_up_logging(config, journal)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_only_one(config.paths.runtime))
-        bound = stack.enter_context(_listening(config))
+        bound = passed or stack.enter_context(_own_socket(config))
         _raise_open_files()
         core = Core(
             config,
@@ -128,12 +135,8 @@ def _remove_unused(runtime: Path) -> None:
 
 
 @contextlib.contextmanager
-def _listening(config: Config) -> Iterator[socket.socket]:
-    """The listening socket: systemd's if it passed one, else one of our own for the group."""
-    if listener.was_passed():
-        with listener.passed() as passed:
-            yield passed
-        return
+def _own_socket(config: Config) -> Iterator[socket.socket]:
+    """A listening socket of our own, for the group."""
     path = str(config.socket.path)
     with listener.own(path) as own:
         if os.geteuid() == 0 and (problem := give_to_group(path, config.socket.group)):

@@ -69,13 +69,13 @@ def passed() -> Iterator[socket.socket]:
         yield listener
 
 
-def turn_away(error: MaidError) -> None:
-    """Tell those who wait at systemd's socket why no daemon comes. Without an answer systemd would
-    start it again for them, and again."""
+def turn_away(bound: socket.socket, error: MaidError) -> None:
+    """Tell those who wait at systemd's socket why no daemon comes. Without an answer they would
+    wait on, and systemd start it again for them, and again."""
     parameters = {"message": error.message, "hint": error.hint, "status": error.exit_status}
     reply = {"error": "io.maid.Manager.Failed", "parameters": parameters}
     until = time.monotonic() + TURN_AWAY
-    with passed() as bound, contextlib.suppress(BlockingIOError):
+    with contextlib.suppress(OSError):
         bound.setblocking(False)
         while time.monotonic() < until:
             connection, _ = bound.accept()
