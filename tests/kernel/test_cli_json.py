@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from daemons import rootfs
+from daemons import MAID, environment, rootfs
 from json_documents import documented, hold, keys
 from serving import Serving
 from stepping import copy
@@ -161,6 +162,23 @@ def test_adding_to_the_store(tmp_path: Path) -> None:
         (added,) = found["added"]
         assert not added["new"] and added["tools"] > 50
         assert done.stderr == ""
+
+
+def test_the_doctor_looks_at_the_socket_that_was_asked(served: Serving, tmp_path: Path) -> None:
+    """By the option or by the variable, whether a daemon answers there or not."""
+    asked = served.maid("doctor", "--json")
+    found = {each["subject"]: each["message"] for each in json.loads(asked.stdout)["findings"]}
+    assert found["socket"] == f"a daemon listens at {served.socket}"
+    nowhere = tmp_path / "nowhere"
+    asked = subprocess.run(
+        [MAID, "doctor", "--json"],
+        env={**environment(), "MAID_SOCKET": str(nowhere)},
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    found = {each["subject"]: each["message"] for each in json.loads(asked.stdout)["findings"]}
+    assert found["socket"] == f"{nowhere} is not there: no daemon can be asked"
 
 
 def test_doctor(served: Serving) -> None:

@@ -98,6 +98,7 @@ def test_missing_helpers_are_a_problem_with_the_command_that_builds_them(
     monkeypatch.setattr("sys.prefix", str(tmp_path))
     said = found(programs.helpers, made.place())
     assert said.count("problem helpers") == 4
+    assert said.count("warning helpers") == 1 and "maid-guard" in said
     assert "make -C daemon/native" in said
     for name in programs.HELPERS:
         made.write(f"libexec/{name}", "", 0o644)

@@ -149,6 +149,15 @@ TROUBLES = [
         config=Config(socket=Socket(path=Path("/run/maid/private/io.maid"))),
     ),
     Trouble(
+        "no socket where one was asked",
+        services.socket,
+        "note",
+        "/tmp/mine is not there",
+        "maid daemon --scope private --socket /tmp/mine",
+        scope=PRIVATE,
+        config=Config(socket=Socket(path=Path("/tmp/mine"))),
+    ),
+    Trouble(
         "no socket but a file",
         services.socket,
         "problem",

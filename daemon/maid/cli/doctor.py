@@ -10,7 +10,7 @@ from maid import doctor
 from maid.cli import render
 from maid.cli.common import show_json
 from maid.client import Client
-from maid.config import Config, Scope, load
+from maid.config import Config, Scope, Socket, load
 from maid.doctor import Finding, Level
 from maid.errors import MaidError
 
@@ -19,7 +19,7 @@ PATIENCE = 30.0
 
 
 def show(socket: str, config_file: Path | None, as_json: bool) -> int:
-    """Print the findings; exit status 1 when one of them is a problem."""
+    """Print the findings for the daemon at `socket`; exit status 1 when one of them is a problem."""
     scope, status = Scope.HOST, None
     findings: list[Finding] = []
     try:
@@ -28,13 +28,15 @@ def show(socket: str, config_file: Path | None, as_json: bool) -> int:
         scope = Scope(status["scope"])
     except MaidError as error:
         findings.append(Finding(Level.warning, "daemon", error.message, error.hint))
+    # What was asked is what is looked at, whatever the configuration names.
+    asked = Path(socket).absolute()
     try:
-        config = load(config_file, scope)
+        config = load(config_file, scope, asked)
     except MaidError as error:
         hint = error.hint or "mend it: docs/configuration.md has every key"
         hint = f"{hint} (everything else was looked at with the defaults)"
         findings.append(Finding(Level.problem, "configuration", error.message, hint))
-        config = Config()
+        config = Config(socket=Socket(path=asked))
     findings = [*doctor.examine(config, scope), *findings]
     if status is not None:
         findings += doctor.from_status(status)

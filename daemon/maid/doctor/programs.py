@@ -17,8 +17,11 @@ from maid.emulation.targets import TARGETS, Target, for_platform, own
 from maid.errors import MaidError
 from maid.platforms import COMMON, Platform
 
-HELPERS = ("maid-step", "maid-enter", "maid-init", "front.bin")
-"""What `make -C daemon/native` builds."""
+GUARD = "maid-guard"
+"""Without it nothing is missing but time."""
+
+HELPERS = ("maid-step", "maid-enter", "maid-init", "front.bin", GUARD)
+"""What `make -C daemon/native` builds, and the daemon uses whatever it is asked for."""
 
 _UNIFIED = "/sys/fs/cgroup/unified"
 """Where a hybrid tree has its v2 part."""
@@ -178,14 +181,16 @@ def helpers(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
     """maid's own compiled programs."""
     fine = True
     for name in HELPERS:
+        make = warning if name == GUARD else problem
         try:
             path = native.path(name)
         except MaidError as error:
             fine = False
-            yield problem("helpers", error.message, error.hint)
+            lack = "" if make is problem else ": repairs come some milliseconds later"
+            yield make("helpers", f"{error.message}{lack}", error.hint)
             continue
         if name.startswith("maid-") and not os.access(path, os.X_OK):
             fine = False
-            yield problem("helpers", f"{path} may not be executed", f"chmod 755 {path}")
+            yield make("helpers", f"{path} may not be executed", f"chmod 755 {path}")
     if fine:
         yield ok("helpers", f"{listed(list(HELPERS))} are there")

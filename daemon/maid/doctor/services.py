@@ -6,6 +6,7 @@ import re
 import stat
 from collections.abc import Iterator
 
+from maid.client import DEFAULT_SOCKET
 from maid.config import Config, Prefer, Scope
 from maid.doctor.findings import Finding, listed, note, ok, problem, warning
 from maid.doctor.owners import configured, supported
@@ -182,12 +183,18 @@ def installers(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
         )
 
 
+_USUAL = (DEFAULT_SOCKET, "/run/maid/private/io.maid")
+"""Where a daemon has its socket when nobody says otherwise (maid.config)."""
+
+
 def socket(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
     """The socket: there, listened at, and open to this user."""
     path = str(config.socket.path)
     start = ENABLE if systemd_runs(place) else "maid daemon --scope host"
     if scope is Scope.PRIVATE:
         start = "maid daemon --scope private"
+    if path not in _USUAL:
+        start = f"maid daemon --scope {scope.value} --socket {path}"
     found = place.status(path)
     if found is None:
         if place.status(config.socket.path.parent) is None and place.exists(

@@ -442,6 +442,7 @@ class Runner:
         if self._machine.leaves_nothing:
             for active in self.steps.values():
                 # Of a lost one the runtime may still be at work.
-                if active.done and not record.in_use(active.directory):
+                there = active.done and os.path.isdir(active.directory)
+                if there and not record.in_use(active.directory):
                     record.remove(active.directory)
         await self._networks.close()
