@@ -19,7 +19,7 @@ PATIENCE = 30.0
 
 
 def show(socket: str, config_file: Path | None, as_json: bool) -> int:
-    """Print the findings for the daemon at `socket`; exit status 1 when one of them is a problem."""
+    """Print the findings for the daemon at `socket`; exit status 1 when one is a problem."""
     scope, status = Scope.HOST, None
     findings: list[Finding] = []
     try:
