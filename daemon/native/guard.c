@@ -19,15 +19,16 @@
  * sees the same events, puts everything in order in its own time, and ends this process (SIGKILL) before it
  * takes an entry away itself. This process ends with the daemon, as the socket does.
  *
- * After each repair a message goes to the daemon: for each entry two 32-bit counts, of registrations and of
- * enablings, since the start; then one of enablings of the table. They are totals, so that one which does not
- * fit into the socket is no loss.
+ * The first message to the daemon says, as a string, what of its speed this process has to do without; it is
+ * empty when that is nothing. After each repair one more goes there: for each entry two 32-bit counts, of
+ * registrations and of enablings, since the start; then one of enablings of the table. They are totals, so that
+ * one which does not fit into the socket is no loss.
  *
  * What a minute of hostile resets costs is the time from the event to the write: hence a program of its own
  * that shares no lock with anybody, a real-time priority, and a thread on each CPU, all of which wait for the
  * same event. The one on the CPU where it happened is there first: it runs as soon as the write that did it
  * returns (measured: after 15 us, against 100 us and more from another CPU, which may be deep in its kernel).
- * What is done in one go is bounded, by the buckets of the entries and one for waking up at all, so that it
+ * Where any of this is not allowed it takes longer, and is said. What is done in one go is bounded, by the buckets of the entries and one for waking up at all, so that it
  * cannot eat the machine.
  */
 #define _GNU_SOURCE
@@ -35,7 +36,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -43,17 +43,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "guard.h"
+
 #define SECOND 1000000000LL
 #define MAX_ENTRIES 128
-#define MAX_THREADS 64
-#define STACK (64 * 1024)
 #define SHOWN 4096 /* more than the kernel shows of an entry: one page */
 
 /* Wake-ups: so many at once, and one more for each of these nanoseconds. */
@@ -162,16 +160,6 @@ static void receive(void)
 	}
 	fill(&table_bucket, price, uses);
 	fill(&wakes, WAKE_INTERVAL, WAKES);
-}
-
-/* No program that is less urgent may be in the way of this thread. Where that is not allowed (an ordinary user's
- * daemon) it takes longer. Children would not inherit it, nor do threads. */
-static void hurry(void)
-{
-	struct sched_param priority = { .sched_priority = 1 };
-
-	if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &priority) < 0)
-		setpriority(PRIO_PROCESS, 0, -20);
 }
 
 static bool is_there(const char *name)
@@ -343,35 +331,10 @@ static void *stand_guard(void *unused)
 	return NULL;
 }
 
-/* A thread on each CPU but the first, which is for the caller. One that cannot be had is done without. */
-static void spread(void)
-{
-	pthread_attr_t attributes;
-	cpu_set_t allowed, one;
-	pthread_t thread;
-	int threads = 0;
-
-	if (sched_getaffinity(0, sizeof(allowed), &allowed) < 0)
-		return;
-	pthread_attr_init(&attributes);
-	pthread_attr_setstacksize(&attributes, STACK);
-	for (int cpu = 0; cpu < CPU_SETSIZE && threads < MAX_THREADS; cpu++) {
-		if (!CPU_ISSET(cpu, &allowed))
-			continue;
-		CPU_ZERO(&one);
-		CPU_SET(cpu, &one);
-		if (!threads++) {
-			sched_setaffinity(0, sizeof(one), &one);
-			continue;
-		}
-		pthread_attr_setaffinity_np(&attributes, sizeof(one), &one);
-		if (pthread_create(&thread, &attributes, stand_guard, NULL))
-			return;
-	}
-}
-
 int main(int argc, char **argv)
 {
+	const char *lacks;
+
 	if (argc != 4) {
 		fprintf(stderr, "usage: maid-guard SOCKET INOTIFY TABLE\n");
 		return 2;
@@ -386,7 +349,9 @@ int main(int argc, char **argv)
 		fail("register");
 	/* What happened before there was somebody to tell of it. */
 	all_pending();
-	mlockall(MCL_CURRENT | MCL_FUTURE); /* no page has to be read first */
-	spread();
+	pthread_mutex_lock(&lock); /* the first message comes first */
+	lacks = be_fast(stand_guard);
+	send(channel, lacks, strlen(lacks) + 1, MSG_NOSIGNAL);
+	pthread_mutex_unlock(&lock);
 	stand_guard(NULL);
 }

@@ -138,6 +138,20 @@ async def keeping(
             keeper.stop()
 
 
+def another(kept: Kept, tmp_path: Path, *, guarded: bool = False) -> Keeper:
+    """The keeper of another daemon for the same instance, after that of `kept`; not started."""
+    return Keeper(
+        kept.pinned.instance,
+        Ledger(str(tmp_path / "ledger.json")),
+        kept.keeper._prober,
+        prefer=Prefer.ADOPT,
+        emit=lambda *_: None,
+        remount=lambda: None,
+        open_user=kept.pinned.open_user,
+        guarded=guarded,
+    )
+
+
 def plain(target: Target, path: str | os.PathLike[str], flags: str = "F") -> Entry:
     """An entry of somebody else's for `target`."""
     return Entry(f"qemu-{target.name}", str(path), target.magic, target.mask, flags)

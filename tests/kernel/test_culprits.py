@@ -137,6 +137,64 @@ def test_what_maid_itself_and_its_guard_write_is_told_of_nobody(tmp_path: Path) 
     alone(tmp_path, look)
 
 
+def test_a_name_with_a_line_break_makes_no_line_of_its_own(tmp_path: Path) -> None:
+    forger = tmp_path / "x\nmaid: FAKE"
+    forger.symlink_to("/bin/sh")
+
+    def look(culprits: Culprits) -> None:
+        script = f"echo 1 >{tmp_path}/entry; read _"
+        writer = subprocess.Popen([str(forger), "-c", script], stdin=subprocess.PIPE)
+        parent = subprocess.Popen(
+            [str(forger), "-c", f"sh -c '{script.replace('entry', 'other')}'; :"],
+            stdin=subprocess.PIPE,
+        )
+        try:
+            for name in ("entry", "other"):
+                until = time.monotonic() + 10
+                said = ""
+                while "maid: FAKE" not in said:
+                    assert time.monotonic() < until, said
+                    _, said = culprits.explain(name, Cause.removed)
+                assert "x?maid: FAKE" in said and said.isprintable(), said
+        finally:
+            end(writer)
+            end(parent)
+
+    alone(tmp_path, look)
+
+
+@pytest.mark.parametrize("how", ["reloaded", "unmounted"])
+def test_the_guard_that_is_ended_in_a_fight_accuses_nobody_of_maids(
+    tmp_path: Path, how: str
+) -> None:
+    """What it wrote last may be told after it has ended, as it is here."""
+
+    async def scenario() -> None:
+        found = choices(configuration(tmp_path), ("aarch64", "s390x"))
+        async with keeping(tmp_path, found, guarded=True) as kept:
+            guard = kept.keeper._guarding.pid
+            culprits = kept.keeper._culprits
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(culprits._descriptor)
+            end(shell(f"echo -1 >{kept.pinned.instance.path}/{NAME}"))
+            standin = Path(kept.pinned.instance.path, f"{NAME}.next")
+            until = time.monotonic() + 10
+            while not standin.exists():  # nothing of the daemon's runs meanwhile
+                assert time.monotonic() < until
+            standin.write_text("0")  # by this process, as maid's own
+            while not standin.read_text().startswith("enabled"):
+                assert time.monotonic() < until
+            if how == "reloaded":
+                kept.keeper.update(kept.choices, ["aarch64"])
+            else:
+                kept.keeper._guarding.disarm()
+            said = [sentence for _, _, sentence in kept.events]
+            assert f"process {guard}" not in " ".join(said), said
+            assert [kind for kind, name, _ in kept.events if name == "aarch64"].count("healed") >= 1
+
+    asyncio.run(scenario())
+
+
 def test_one_who_has_ended_is_told_by_number_and_with_the_unit_that_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

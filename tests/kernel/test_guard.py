@@ -8,72 +8,17 @@ back without anybody reading the table.
 import asyncio
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from keeping import Kept, choices, configuration, execute, keeping, plain, qemu
+from guarded import AARCH64, NAME, STANDIN, found, guard_of, idle, is_alive, shows, soon, write
+from keeping import another, execute, keeping, plain, qemu
 
 from maid import native
-from maid.config import Prefer
-from maid.emulation.emulators import Choice
-from maid.emulation.guard import Guard, Repaired, Slot
-from maid.emulation.guarding import Guarding
+from maid.emulation.guard import Repaired
 from maid.emulation.ledger import Ledger
-from maid.emulation.targets import PROBE_STATUS, TARGETS
-
-AARCH64 = TARGETS["aarch64"]
-NAME, STANDIN = "qemu-aarch64", "qemu-aarch64.next"
-
-
-def found(tmp_path: Path, *names: str) -> dict[str, Choice]:
-    return choices(configuration(tmp_path), names or ("aarch64", "s390x", "riscv64"))
-
-
-def write(kept: Kept, file: str, text: str) -> None:
-    """As another program does it: through the file system, without maid."""
-    Path(kept.pinned.binfmt, file).write_text(text)
-
-
-def shows(kept: Kept, file: str, word: str) -> bool:
-    """Whether a file of the table begins with `word`; False when it is not there."""
-    try:
-        return Path(kept.pinned.binfmt, file).read_text().startswith(word)
-    except FileNotFoundError:
-        return False
-
-
-def soon(true: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
-    """Wait without letting the keeper run."""
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, what
-        time.sleep(0.002)
-
-
-def idle(kept: Kept) -> None:
-    """Have the keeper do nothing any more when the table changes; its guard goes on."""
-    kept.keeper.reconcile = lambda why: None  # type: ignore[method-assign]
-    kept.keeper._later.close()
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs, as anything but a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def guard_of(kept: Kept) -> int:
-    """The process of the keeper's guard."""
-    pid = kept.keeper._guarding.pid
-    assert pid > 0 and Path(f"/proc/{pid}/comm").read_text() == "maid-guard\n"
-    return pid
+from maid.emulation.targets import PROBE_STATUS
 
 
 def test_a_removed_entry_is_served_again_without_the_daemon(tmp_path: Path) -> None:
@@ -292,81 +237,29 @@ def test_what_somebody_elses_entry_serves_has_no_guard(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_guard_that_somebody_kills_is_done_without(tmp_path: Path) -> None:
+def test_a_daemon_that_stops_gives_each_entry_its_name_back(tmp_path: Path) -> None:
+    """While the name is kept free for others, only the stand-in is there."""
+
     async def scenario() -> None:
         async with keeping(tmp_path, found(tmp_path, "aarch64"), guarded=True) as kept:
-            os.kill(guard_of(kept), signal.SIGKILL)
-            await kept.until(lambda: not kept.keeper._guarding.active, "its end is noticed")
             write(kept, NAME, "-1")
-            await kept.until(lambda: set(kept.table()) == {NAME}, "the keeper repairs")
-            assert not kept.keeper._guarding.active  # not before a minute is over
-            kept.keeper._guarding._not_before = 0.0
-            kept.keeper.reconcile("a minute later")
-            assert kept.keeper._guarding.active
+            soon(lambda: shows(kept, STANDIN, "enabled"), "the stand-in is there")
+            kept.keeper.stop()
+            assert set(kept.table()) == {NAME}
+            assert [record.name for record in Ledger(str(tmp_path / "ledger.json"))] == [NAME]
+            assert kept.keeper.counters.heals == 1  # what the guard did last is counted too
 
     asyncio.run(scenario())
 
 
-DAEMON = """
-import asyncio, os, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from keeping import choices, configuration, keeping
-
-async def main():
-    place = Path(sys.argv[2])
-    found = choices(configuration(place), ("aarch64",))
-    async with keeping(place, found, guarded=True) as kept:
-        print(kept.keeper._guarding.pid, flush=True)
-        await asyncio.sleep(60)
-
-asyncio.run(main())
-"""
-
-
-def test_the_guard_dies_with_the_daemon_and_the_entries_stay(tmp_path: Path) -> None:
-    found(tmp_path, "aarch64")  # skips where there is no interpreter
-    command = [sys.executable, "-c", DAEMON, str(Path(__file__).parent), str(tmp_path)]
-    daemon = subprocess.Popen(command, stdout=subprocess.PIPE)
-    try:
-        assert daemon.stdout is not None
-        guard = int(daemon.stdout.readline())
-        entry = tmp_path / "instance/binfmt" / NAME
-        assert entry.exists() and is_alive(guard)
-        daemon.kill()
-        daemon.wait()
-        soon(lambda: not is_alive(guard), "the guard has ended")
-        assert entry.exists()
-        entry.write_text("-1")
-        time.sleep(0.3)
-        assert set(os.listdir(entry.parent)) == {"register", "status"}
-    finally:
-        daemon.kill()
-        daemon.wait()
-        from maid.binfmt import namespace
-
-        namespace.Pinned(str(tmp_path / "instance"), namespace.identity()).release()
-
-
 def test_a_stand_in_that_a_killed_daemon_left_is_the_next_ones(tmp_path: Path) -> None:
     async def scenario() -> None:
-        from maid.emulation.keeper import Keeper
-
         async with keeping(tmp_path, found(tmp_path, "aarch64"), guarded=True) as kept:
             idle(kept)
             write(kept, NAME, "-1")
             soon(lambda: shows(kept, STANDIN, "enabled"), "the stand-in is there")
             kept.keeper.stop()
-            again = Keeper(
-                kept.pinned.instance,
-                Ledger(str(tmp_path / "ledger.json")),
-                kept.keeper._prober,
-                prefer=Prefer.ADOPT,
-                emit=lambda *_: None,
-                remount=lambda: None,
-                open_user=kept.pinned.open_user,
-                guarded=True,
-            )
+            again = another(kept, tmp_path, guarded=True)
             try:
                 again.start(kept.choices, kept.choices)
                 await kept.until(lambda: set(kept.table()) == {NAME}, "it has its name again")
@@ -375,125 +268,5 @@ def test_a_stand_in_that_a_killed_daemon_left_is_the_next_ones(tmp_path: Path) -
                 assert kept.table() == {}
             finally:
                 again.stop()
-
-    asyncio.run(scenario())
-
-
-FIGHT = """
-import os, sys, time
-table, seconds = sys.argv[1], float(sys.argv[2])
-until, undone = time.monotonic() + seconds, 0
-while time.monotonic() < until:
-    for name in os.listdir(table):
-        if name in ("register", "status"):
-            continue
-        try:
-            file = os.open(f"{table}/{name}", os.O_WRONLY)
-            os.write(file, b"-1")
-            os.close(file)
-            undone += 1
-        except OSError:
-            pass
-print(undone)
-"""
-
-
-class Limited(Guarding):
-    """With a guard of low limits."""
-
-    burst, rate = 20, 10
-
-    def _start(self, slots: Sequence[Slot]) -> Guard:
-        limits = {"burst": self.burst, "rate": self.rate}
-        return Guard(self._instance, slots, self._told, self._ended, **limits)
-
-
-async def fight(kept: Kept, seconds: float) -> tuple[int, float]:
-    """Have another process remove at once whatever appears in the table: how often that was, and
-    how long it took."""
-    command = [sys.executable, "-c", FIGHT, kept.pinned.binfmt, str(seconds)]
-    begun = time.monotonic()
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-    output, _ = await process.communicate()
-    return int(output), time.monotonic() - begun
-
-
-def test_whoever_removes_at_once_whatever_appears_meets_a_limit(tmp_path: Path) -> None:
-    """Counted, not timed: so many repairs at once, and so many a second."""
-
-    async def scenario() -> None:
-        async with keeping(tmp_path, found(tmp_path, "aarch64"), guarded=True) as kept:
-            keeper = kept.keeper
-            keeper._guarding.end()
-            keeper._guarding.__class__ = Limited
-            keeper.reconcile("with other limits")
-            assert keeper._guarding.active
-            reconcile = keeper.reconcile
-            idle(kept)
-            undone, took = await fight(kept, 3.0)
-            keeper._guarding.end()  # tells the rest
-            repairs = keeper.counters.registrations - 1
-            assert Limited.burst / 2 <= repairs <= Limited.burst + Limited.rate * took + 1
-            assert abs(undone - repairs) <= 2
-            keeper.reconcile = reconcile  # type: ignore[method-assign]
-            keeper.reconcile("the fight is over")
-            await kept.until(lambda: set(kept.table()) == {NAME}, "it is whole in the end")
-            await kept.until_ready()
-
-    asyncio.run(scenario())
-
-
-def test_a_fight_floods_nobody_with_events(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with keeping(tmp_path, found(tmp_path, "aarch64"), guarded=True) as kept:
-            undone, _ = await fight(kept, 3.0)
-            assert undone > 100
-            kinds = kept.kinds("aarch64")
-            assert kinds.count("contended") == 1
-            assert 1 <= kinds.count("healed") <= 5
-            assert len(kinds) < 30, kinds
-
-    asyncio.run(scenario())
-
-
-def test_while_the_guard_repairs_the_daemon_looks_at_its_own_pace(tmp_path: Path) -> None:
-    """What has cost much time (here: a second) is not done again for a while, whatever happens."""
-
-    async def scenario() -> None:
-        async with keeping(tmp_path, found(tmp_path), guarded=True) as kept:
-            await kept.until_ready()
-            looks: list[str] = []
-            kept.keeper._later.cancel("pace")
-            kept.keeper._pace.took(1.0)
-            kept.keeper.reconcile = looks.append  # type: ignore[method-assign]
-            for _ in range(20):
-                write(kept, "status", "-1")
-                await asyncio.sleep(0.01)
-            assert looks == []
-            assert all(shows(kept, f"qemu-{name}.next", "enabled") for name in kept.choices)
-            kept.keeper._guarding.end()  # then nobody else repairs
-            write(kept, "status", "-1")
-            await kept.until(lambda: "the table changed" in looks, "it looks at once")
-
-    asyncio.run(scenario())
-
-
-def test_shadowing_and_ranks_are_right_after_resets_of_any_kind(tmp_path: Path) -> None:
-    """The kernel tries the newest first: whatever order the repairs came in, ours comes before the
-    broken one in the end."""
-    theirs = replace(plain(AARCH64, native.path("maid-enter"), "F"), name="broken")
-
-    async def scenario() -> None:
-        async with keeping(tmp_path, found(tmp_path, "aarch64"), guarded=True) as kept:
-            for undo in ("-1", "0"):
-                kept.pinned.instance.add(theirs)
-                serving = next(n for n in kept.table() if n.startswith("qemu-"))
-                write(kept, serving, undo)
-                await kept.until(
-                    lambda: next(iter(kept.table())) in (NAME, STANDIN), "ours is the newest"
-                )
-                await kept.until_ready()
-                assert kept.table()["broken"] == theirs
-                kept.pinned.instance.remove(theirs)
 
     asyncio.run(scenario())

@@ -71,6 +71,31 @@ def test_a_disabled_entry_is_enabled(tmp_path: Path, guarded: bool) -> None:
     asyncio.run(scenario())
 
 
+def test_that_it_executes_again_is_no_news_each_time(tmp_path: Path, guarded: bool) -> None:
+    """Each repair is told, as long as they are few; "ready" only after "failed"."""
+
+    async def scenario() -> None:
+        async with keeping(tmp_path, found(tmp_path, "aarch64"), guarded=guarded) as kept:
+            for _ in range(8):
+                probes = kept.keeper.counters.probes_ok
+                write(kept, "qemu-aarch64", "0")
+                await kept.until(lambda: kept.table()["qemu-aarch64"].enabled, "it is enabled")
+                kept.keeper.proving.probe_soon("aarch64")
+                await kept.until(
+                    lambda probes=probes: kept.keeper.counters.probes_ok > probes,  # type: ignore[misc]
+                    "it is executed",
+                )
+                await kept.until_ready()
+            assert kept.kinds("aarch64").count("ready") == 1
+            kept.keeper.update(kept.choices, [])
+            await kept.until(lambda: kept.table() == {}, "it is not wanted")
+            kept.keeper.update(kept.choices, kept.choices)
+            await kept.until_ready()
+            assert kept.kinds("aarch64").count("ready") == 2  # that is news again
+
+    asyncio.run(scenario())
+
+
 def test_a_flushed_table_is_whole_again(tmp_path: Path, guarded: bool) -> None:
     async def scenario() -> None:
         async with keeping(tmp_path, found(tmp_path), guarded=guarded) as kept:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from keeping import (
+    another,
     choices,
     configuration,
     execute,
@@ -66,20 +67,9 @@ def test_credentials_are_switchable_for_a_target(tmp_path: Path) -> None:
 
 def test_a_restarted_daemon_takes_up_its_entries(tmp_path: Path) -> None:
     async def scenario() -> None:
-        from maid.emulation.keeper import Keeper
-        from maid.emulation.ledger import Ledger
-
         async with keeping(tmp_path, found(tmp_path)) as kept:
             kept.keeper.stop()
-            again = Keeper(
-                kept.pinned.instance,
-                Ledger(str(tmp_path / "ledger.json")),
-                kept.keeper._prober,
-                prefer=Prefer.ADOPT,
-                emit=lambda *_: None,
-                remount=lambda: None,
-                open_user=kept.pinned.open_user,
-            )
+            again = another(kept, tmp_path)
             again.start(kept.choices, kept.choices)
             await again.settle()
             assert again.counters.registrations == 0

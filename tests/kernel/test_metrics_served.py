@@ -3,6 +3,7 @@ the page, the dashboard and the alert rules ask for."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -200,3 +201,17 @@ def test_prometheus_own_checker_finds_nothing(daemon: Serving) -> None:
     text = read(daemon).text
     done = subprocess.run([tool, "check", "metrics"], input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_whether_the_table_is_guarded_is_told() -> None:
+    def told(daemon: Serving) -> tuple[bool, float | None]:
+        status = daemon.call("io.maid.Manager.Status")["parameters"]["status"]
+        return status["guarded"], read(daemon).value("maid_guarded")
+
+    with Serving(CONFIG) as daemon:
+        daemon.start()
+        assert told(daemon) == (True, 1.0)
+        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+        (guard,) = [c for c in children if Path(f"/proc/{c}/comm").read_text() == "maid-guard\n"]
+        os.kill(int(guard), signal.SIGKILL)
+        assert until(lambda: told(daemon) == (False, 0.0), 20), told(daemon)

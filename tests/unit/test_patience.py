@@ -94,6 +94,14 @@ def test_some_repairs_are_no_fight_yet() -> None:
     assert "contended" in told.kinds("arm")
 
 
+def test_of_the_whole_table_it_is_said_that_it_is_switched_off() -> None:
+    told = Told()
+    for _ in range(FEW + FIGHT):
+        told.telling.repaired("", 1, "it was off")
+    (said,) = [sentence for kind, _, sentence in told.events if kind == "contended"]
+    assert "switching the table off" in said and "entry" not in said
+
+
 def test_what_is_due_already_is_not_put_off() -> None:
     async def scenario() -> None:
         later, called = Later(), asyncio.Event()

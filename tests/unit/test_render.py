@@ -66,6 +66,7 @@ def document(*platforms: dict[str, Any], **more: Any) -> dict[str, Any]:
         "runtime_version": "1.8.1",
         "runtime_problem": None,
         "limits_problem": None,
+        "guarded": True,
         "store": {
             "path": "/var/lib/maid/store",
             "problem": None,

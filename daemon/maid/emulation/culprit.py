@@ -184,7 +184,7 @@ def _describe(pid: int, now: float, look: bool) -> _Writer:
     fields = _read(pid, "stat").rpartition(")")[2].split()
     if len(fields) > 1 and (parent := _read(int(fields[1]), "comm")):
         words += f" of {parent}"
-    if place := place_of(_read(pid, "cgroup")):
+    if place := place_of(_read(pid, "cgroup", lines=True)):
         words += f" in {place}"
     return _Writer(f"{words}, process {pid}", True, now)
 
@@ -201,11 +201,12 @@ def place_of(cgroups: str) -> str:
     return ""
 
 
-def _read(pid: int, name: str) -> str:
-    """A file of /proc/PID, without what would break a line of the log."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", errors="replace") as file:
-        text = file.read(4096).strip("\n")
-        return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+def _read(pid: int, name: str, lines: bool = False) -> str:
+    """A file of /proc/PID, without what would break a line of the log: of `lines` only their ends
+    stay, which the kernel makes. A process chooses its name freely, line breaks among it."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
+        text = file.read(4096).decode(errors="replace").removesuffix("\n")
+        return "".join(c if c.isprintable() or (lines and c == "\n") else "?" for c in text)
     return ""
 
 

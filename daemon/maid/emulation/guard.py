@@ -8,14 +8,18 @@ stays free for a moment, because other tools remove an entry in order to registe
 name, and fail where it is taken.
 
 The guard does not outlive the daemon, and is killed before maid takes an entry of its own away:
-there is no order to the guard that could arrive too late.
+there is no order to the guard that could arrive too late. Nothing is taken away while one that was
+killed does not die: a process in the middle of a system call may take its time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import logging
 import os
+import select
 import signal
 import socket
 import struct
@@ -25,6 +29,9 @@ from dataclasses import dataclass
 from maid import kernel, native
 from maid.binfmt.instance import Instance
 from maid.emulation.ledger import Record
+from maid.errors import MaidError
+
+log = logging.getLogger(__name__)
 
 BURST = 256
 """Repairs of one entry that may follow each other at once."""
@@ -32,6 +39,12 @@ BURST = 256
 RATE = 50
 """Repairs of one entry a second that go on for ever. One costs some 30 µs (measured, scripts/bench
 faults): 34 entries, each of them removed fifty times a second, take a twentieth of a CPU."""
+
+DIES = 2.0
+"""Seconds to wait for the end of a guard that was killed. It takes some 100 µs."""
+
+LONGEST = 4096
+"""Bytes of a message of the guard's, at most: the counts of 128 entries are 1028."""
 
 ENABLED = b"enabled\n"
 """What the kernel shows first of an entry that is not disabled."""
@@ -67,8 +80,9 @@ class Repaired:
 class Guard:
     """A running maid-guard for `instance`; `slots` are in the order of their importance.
 
-    `told` is called in the event loop with what was repaired; `ended` when the guard has ended by
-    itself. Raises MaidError or OSError when it cannot be started.
+    `told` is called in the event loop with what was repaired; `ended` when the guard has ended:
+    by itself (True), or at last after `stop` has failed. Raises MaidError or OSError when it cannot
+    be started.
     """
 
     def __init__(
@@ -76,7 +90,7 @@ class Guard:
         instance: Instance,
         slots: Sequence[Slot],
         told: Callable[[list[Repaired]], None],
-        ended: Callable[[], None],
+        ended: Callable[[bool], None],
         *,
         burst: int = BURST,
         rate: int = RATE,
@@ -99,7 +113,6 @@ class Guard:
             # A mount of its own: nobody is kept from unmounting the table.
             table = kernel.clone_tree(instance.path)
             stack.callback(os.close, table)
-            self._socket.send(b"".join(part + b"\0" for part in strings))
             kept = (other.fileno(), events, table)
             self.pid = os.posix_spawn(
                 program,
@@ -108,33 +121,65 @@ class Guard:
                 # A descriptor duplicated onto itself loses close-on-exec (glibc >= 2.29).
                 file_actions=[(os.POSIX_SPAWN_DUP2, each, each) for each in kept],
             )
+            # It has not been told anything yet, so nothing can keep it from dying.
+            abandon.callback(os.waitpid, self.pid, 0)
+            abandon.callback(os.kill, self.pid, signal.SIGKILL)
+            self._handle = os.pidfd_open(self.pid)
+            abandon.callback(os.close, self._handle)
+            self._socket.send(b"".join(part + b"\0" for part in strings))
             abandon.pop_all()
+        self.stopping = False
+        self._greeted = False
         self._socket.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._on_message)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._socket.fileno(), self._on_message)
+        loop.add_reader(self._handle, self._on_end)
 
     def stop(self) -> None:
-        """End it, now: when this returns it does nothing any more. What it did is told."""
+        """End it, now: when this returns it does nothing any more. What it did is told.
+
+        Raises MaidError when it does not die within DIES seconds, and at once when asked again.
+        """
         if self.pid < 0:
             return
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        wait = 0.0 if self.stopping else DIES
+        self.stopping = True
+        signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        if not _is_over(self._handle, wait):
+            raise MaidError(
+                f"the guard (process {self.pid}) was killed and does not end",
+                "until it does nothing is removed or renewed; its state in /proc/PID/status says"
+                " what it waits for: a frozen control group, or a kernel that does not answer",
+            )
+        # Not waited for: where somebody traces it, it is told to them first.
+        os.waitpid(self.pid, os.WNOHANG)
         self.pid = -1
-        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._handle)
+        loop.remove_reader(self._socket.fileno())
         self._receive()
         self._socket.close()
+        os.close(self._handle)
 
     def _on_message(self) -> None:
-        if not self._receive():
-            self.stop()
-            self._ended()
+        if not self._receive():  # the rest is for _on_end
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+
+    def _on_end(self) -> None:
+        by_itself = not self.stopping
+        self.stop()
+        self._ended(by_itself)
 
     def _receive(self) -> bool:
         """Take what the guard has told; False when it will not tell anything any more."""
-        size = 4 * len(self._counts)
         counts = self._counts
         going_on = False
         try:
-            while message := self._socket.recv(size):
+            while message := self._socket.recv(LONGEST):
+                if not self._greeted:
+                    self._greeted = True
+                    _note_lack(message.rstrip(b"\0").decode())
+                    continue
                 counts = struct.unpack(f"={len(self._counts)}I", message)
         except BlockingIOError:
             going_on = True
@@ -155,3 +200,17 @@ class Guard:
         ]
         found.append(Repaired("", "", 0, new[-1]))
         return [each for each in found if each.registered or each.enabled]
+
+
+def _is_over(handle: int, seconds: float) -> bool:
+    """Whether the process of that pidfd ends within so many seconds."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+@functools.cache
+def _note_lack(what: str) -> None:
+    """Say once what the guards of this daemon have to do without; "": nothing."""
+    if what:
+        log.warning("the guard repairs a little later than it could: it lacks %s", what)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
@@ -17,7 +18,9 @@ from maid.binfmt.instance import Instance
 from maid.emulation.guard import ENABLED, Guard, Repaired, Slot
 from maid.emulation.kept import Kept
 from maid.emulation.ledger import Ledger, Record
+from maid.emulation.patience import Later
 from maid.emulation.plan import NEXT
+from maid.emulation.proving import Emit
 from maid.errors import MaidError
 
 log = logging.getLogger(__name__)
@@ -30,28 +33,36 @@ FIRST = ("aarch64", "x86_64", "arm", "riscv64", "i386", "ppc64le", "s390x")
 
 
 class Guarding:
-    """Keeps one table guarded. `told` is called with what the guard has put back, `lost` when it
-    has ended by itself."""
+    """Keeps one table guarded. `told` is called with what the guard has put back, `again` when the
+    table should be looked at and `arm` called: the guard has ended by itself, or another one may
+    begin now. `pids` are the processes of the last guards: what they wrote may be told late."""
 
     def __init__(
         self,
         instance: Instance,
         ledger: Ledger,
+        later: Later,
+        *,
+        emit: Emit,
         told: Callable[[list[Repaired]], None],
-        lost: Callable[[], None],
+        again: Callable[[str], None],
     ) -> None:
+        self.pids: deque[int] = deque(maxlen=16)
         self._instance = instance
         self._ledger = ledger
+        self._later = later
+        self._emit = emit
         self._told = told
-        self._lost = lost
+        self._again = again
         self._guard: Guard | None = None
         self._begun = 0.0
         self._not_before = 0.0
+        self._problem = ""
 
     @property
     def active(self) -> bool:
-        """Whether a guard runs."""
-        return self._guard is not None
+        """Whether a guard runs, and is to go on."""
+        return self._guard is not None and not self._guard.stopping
 
     @property
     def pid(self) -> int:
@@ -60,7 +71,7 @@ class Guarding:
 
     def arm(self, keeping: Iterable[Kept], wanted: Collection[str]) -> None:
         """Have the guard put back what is wanted, is ours and serves, and nothing else. Where that
-        is not possible it is said, and tried again after a minute; the keeper repairs meanwhile."""
+        is not possible it is told, and tried again after a minute; the keeper repairs meanwhile."""
         slots = []
         for kept in keeping:
             self._note(kept, wanted)
@@ -70,19 +81,29 @@ class Guarding:
         slots.sort(key=lambda slot: rank.get(slot.target, len(rank)))
         if self._guard is not None and self._guard.slots == tuple(slots):
             return
-        self.disarm()
-        now = time.monotonic()
-        if now < self._not_before:
-            return
         try:
+            self.disarm()
+            if not slots or time.monotonic() < self._not_before:
+                return
             # Noted before it can be registered, as everything is.
             self._ledger.reserve(record for slot in slots for record in _records(slot))
-            if slots:
-                self._guard = self._start(slots)
-                self._begun = now
+            self._begun = time.monotonic()
+            self._guard = self._start(slots)
+            self.pids.append(self._guard.pid)
+            self._problem = ""
         except (MaidError, OSError) as error:
-            log.warning("%s is not guarded: %s", self._instance.path, error)
-            self._not_before = now + PAUSE
+            if self._guard is None:  # else its end will be told
+                self._pause(time.monotonic())
+            if str(error) != self._problem:
+                self._problem = str(error)
+                sentence = f"{self._instance.path} is not guarded as it should be: {error}"
+                self._emit("refused", "", sentence)
+
+    def _pause(self, since: float) -> None:
+        """Have no other guard begin for PAUSE seconds from then on, but then."""
+        self._not_before = since + PAUSE
+        wait = max(0.0, self._not_before - time.monotonic())
+        self._later.call("guard", wait + 0.01, lambda: self._again("a guard may begin again"))
 
     def _start(self, slots: Sequence[Slot]) -> Guard:
         return Guard(self._instance, slots, self._told, self._ended)
@@ -106,22 +127,26 @@ class Guarding:
                 pass  # it has changed since: we shall be woken again
 
     def disarm(self) -> None:
-        """Put back nothing any more; what was put back until now is ours."""
-        if self._guard is not None:
-            self.end()
+        """Put back nothing any more; what was put back until now is ours, and nothing else is held
+        in reserve. Raises MaidError when the guard does not die: then nothing of ours must be taken
+        away, because it may put it back."""
+        self.end()
+        if self._ledger.reserved:
             self._ledger.take_up(self._instance.entries())
+            self._ledger.unreserve()
 
     def end(self) -> None:
-        """End the guard: when this returns it does nothing any more."""
+        """End the guard: when this returns it does nothing any more. Raises as `disarm`."""
         if self._guard is not None:
-            guard, self._guard = self._guard, None
-            guard.stop()
+            self._guard.stop()
+            self._guard = None
 
-    def _ended(self) -> None:
-        log.warning("the guard of %s has ended by itself", self._instance.path)
+    def _ended(self, by_itself: bool) -> None:
+        if by_itself:
+            log.warning("the guard of %s has ended by itself", self._instance.path)
+            self._pause(self._begun)
         self._guard = None
-        self._not_before = self._begun + PAUSE
-        self._lost()
+        self._again("the guard has ended")
 
 
 def _records(slot: Slot) -> tuple[Record, Record]:

@@ -26,16 +26,7 @@ from maid.emulation.hands import Hands
 from maid.emulation.kept import Counters, Kept
 from maid.emulation.ledger import Ledger
 from maid.emulation.patience import Later, Pace, Patience, Telling
-from maid.emulation.plan import (
-    NEXT,
-    Action,
-    Register,
-    Renew,
-    Situation,
-    SwitchOn,
-    Verdict,
-    plan,
-)
+from maid.emulation.plan import NEXT, Situation, plan, undoes
 from maid.emulation.probes import Prober
 from maid.emulation.proving import Emit, Proving
 from maid.emulation.watch import Watch
@@ -46,6 +37,9 @@ log = logging.getLogger(__name__)
 SETTLE = 0.2
 """Seconds for which an entry's name stays free while its stand-in serves, for another tool that is
 about to register one of its own under it: a shell script needs some milliseconds for each."""
+
+AGAIN = 5.0
+"""Seconds after which a table that could not be mounted or watched is tried again."""
 
 
 class Keeper:
@@ -82,12 +76,18 @@ class Keeper:
         self._pace = Pace()
         self._telling = Telling(self._tell, self._later)
         self._held_until = 0.0
+        self._problem = ""
         self._changed = asyncio.Event()
         self._guarded = guarded
         self._guarding = Guarding(
-            instance, ledger, self._put_back, partial(self.reconcile, "the guard has ended")
+            instance,
+            ledger,
+            self._later,
+            emit=emit,
+            told=self._put_back,
+            again=lambda why: self.reconcile(why),
         )
-        self._culprits = Culprits(instance.path, lambda: (self._guarding.pid,))
+        self._culprits = Culprits(instance.path, lambda: self._guarding.pids)
         self._hands = Hands(
             instance, ledger, self._guarding, self.counters, emit=emit, healed=self._healed
         )
@@ -130,13 +130,21 @@ class Keeper:
                 kept.failed.clear()  # other programs deserve another probe
             kept.choice = choice
             kept.retry_at = 0.0
+        self._forget_told()
         self.reconcile("configuration")
 
     def stop(self) -> None:
-        """Watch no longer. The entries stay as they are (rule 6)."""
-        self._guarding.end()
-        self._later.close()
+        """Watch no longer. The entries stay as they are (rule 6), each under its own name: nobody
+        would give it back to one whose stand-in serves."""
         self.proving.close()
+        self._guarded = False
+        try:
+            self._guarding.disarm()
+        except (MaidError, OSError) as error:
+            log.warning("%s: %s", self.instance.path, error)
+        if any(record.name.endswith(NEXT) for record in self.ledger):
+            self.reconcile("the daemon stops")
+        self._later.close()
         if self._watch is not None:
             self._watch.close()
             self._watch = None
@@ -144,9 +152,15 @@ class Keeper:
 
     def release(self) -> list[str]:
         """Remove everything that the ledger holds, and keep nothing any longer; the names removed.
-        What the kernel does not let go stays in the ledger, and is told."""
+        What the kernel does not let go stays in the ledger, and is told. Raises MaidError, and
+        removes nothing yet, while the guard does not die."""
         self._wanted = frozenset()
-        self._guarding.disarm()
+        self._forget_told()
+        try:
+            self._guarding.disarm()
+        except MaidError:
+            self.reconcile("release")  # which tells it, and tries again
+            raise
         removed = []
         for record in self.ledger:
             try:
@@ -159,6 +173,12 @@ class Keeper:
         self._emit("released", "", f"{len(removed)} entries were removed")
         self.reconcile("release")
         return removed
+
+    def _forget_told(self) -> None:
+        """Of what is not served any more it is news again when it executes."""
+        for name, kept in self.kept.items():
+            if name not in self._wanted:
+                kept.told_ready = None
 
     # Deciding and doing -------------------------------------------------------------------------
 
@@ -224,10 +244,19 @@ class Keeper:
                 self.instance.enable()
                 self._healed("", "status", Cause.switched_off)
         except (MaidError, OSError) as error:
+            self._unusable(error)
+            return False
+        self._problem = ""
+        return True
+
+    def _unusable(self, error: MaidError | OSError) -> None:
+        """Nothing can be done to the table now: told once, and tried again."""
+        again = partial(self.reconcile, "the table is tried again")
+        self._later.call("table", AGAIN, again)
+        if str(error) != self._problem:
+            self._problem = str(error)
             log.error("%s: %s", self.instance.path, error)
             self._emit("refused", "", f"{self.instance.path} cannot be used: {error}")
-            return False
-        return True
 
     def _watch_anew(self, watch: Watch) -> None:
         self._guarding.disarm()
@@ -248,48 +277,16 @@ class Keeper:
             self._later.call("", wait + 0.01, again)
         return bool(wait)
 
-    def _situation(
-        self, kept: Kept, table: Mapping[str, Entry], names: frozenset[str]
-    ) -> Situation:
-        name = kept.target.name
-        mine, lost = [], []
-        for record in self.ledger.of(name):
-            shown = table.get(record.name)
-            if shown is not None and record.entry().same_registration(shown):
-                mine.append((record, shown))
-            else:
-                lost.append(record.name)
-        tried = self.proving.fingerprint(kept, table)
-        others = tuple(entry for entry in tried if not self.ledger.owns(entry))
-        ours = [number for number, entry in enumerate(tried) if self.ledger.owns(entry)]
-        if not kept.current or not self.proving.same(kept.fingerprint, tried) or kept.doubtful:
-            verdict = Verdict.UNKNOWN
-        else:
-            verdict = Verdict.WORKS if kept.ready else Verdict.FAILS
-        return Situation(
-            target=name,
-            wanted=name in self._wanted,
-            offers=kept.offers(),
-            mine=tuple(mine),
-            lost=tuple(lost),
-            others=others,
-            newer=tried[: ours[0]] if ours else (),
-            taken=names,
-            avoided=kept.adopted,
-            verdict=verdict,
-            prefer=self._prefer,
-        )
-
     def _reconcile_one(self, kept: Kept, table: Mapping[str, Entry], names: frozenset[str]) -> bool:
         """Whether anything was tried that changes the table."""
         if time.monotonic() < kept.retry_at:
             return False
-        now = self._situation(kept, table, names)
+        now = self.proving.situation(kept, table, names, self._wanted, self._prefer)
         actions = plan(now)
         standing_in = bool(now.mine) and all(r.name.endswith(NEXT) for r, _ in now.mine)
         if self._waits(kept, now, standing_in):
             return False
-        if any(_undoes(action, now) for action in actions) and self._held(kept):
+        if any(undoes(action, now) for action in actions) and self._held(kept):
             return False
         for action in actions:
             self._hands.carry_out(now, action)
@@ -364,6 +361,11 @@ class Keeper:
             if each.registered:
                 self.proving.put_back(self.kept[each.target])
 
+    @property
+    def guarded(self) -> bool:
+        """Whether a guard puts back at once what somebody undoes."""
+        return self._guarding.active
+
     # What others ask ----------------------------------------------------------------------------
 
     def proven(self, name: str) -> bool:
@@ -392,15 +394,3 @@ class Keeper:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-def _undoes(action: Action, now: Situation) -> bool:
-    """Whether an action undoes what somebody else has done: then it can become a fight."""
-    match action:
-        case SwitchOn():
-            return True
-        case Register():
-            return bool(now.lost) and not now.mine
-        case Renew():
-            return action.for_rank
-    return False

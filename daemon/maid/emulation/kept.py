@@ -27,7 +27,8 @@ class Kept:
     last probe and `fingerprint` the arrangement of entries it was for, in the order in which the
     kernel tries them; `serving`: the entry that catches the target's programs, `owner` whose it is
     ("maid", "other", None); `reason`: why it is not as it should be, or what there is to know;
-    `adopted` names the foreign entries that served while nothing of ours did.
+    `adopted` names the foreign entries that served while nothing of ours did; `told_ready` is what
+    was told last of whether programs of the target execute (None: nothing).
 
     `patience` rations the repairs, and until `held_until` none is made (seconds of the monotonic
     clock); `pardoned`: the next one is due. `refused` is why the kernel or the disk refused the
@@ -47,6 +48,7 @@ class Kept:
     owner: str | None = None
     offer: Offer | None = None
     reason: str = ""
+    told_ready: bool | None = None
     adopted: frozenset[str] = frozenset()
     patience: Patience = field(default_factory=Patience)
     held_until: float = 0.0

@@ -24,8 +24,7 @@ class Record(msgspec.Struct, frozen=True):
     """One entry of maid's: the registration as it was made, and its interpreter's identity.
 
     `magic` and `mask` are hexadecimal; `device`, `inode` and `sha256` are those of the file that
-    was opened by the registration (flag F); `baked` says that it was a copy with maid's front;
-    `older` names the entries of others that caught the same programs and were there before it.
+    was opened by the registration (flag F); `baked` says that it was a copy with maid's front.
     """
 
     target: str
@@ -123,6 +122,16 @@ class Ledger:
         """Hold these in reserve, and no others: note them before the guard is told of them."""
         self._reserve = {record.name: record for record in records}
         self._save()
+
+    @property
+    def reserved(self) -> bool:
+        """Whether anything is held in reserve."""
+        return bool(self._reserve)
+
+    def unreserve(self) -> None:
+        """Hold nothing in reserve any more: no guard is left that could register it."""
+        self._reserve = {}
+        self._save_later()
 
     def take_up(self, table: Mapping[str, Entry]) -> None:
         """Have what was in reserve as a record where the table shows it now."""

@@ -132,9 +132,8 @@ class Telling:
             count = 0
         self._untold[name] = self._untold.get(name, 0) + count
         if self._untold[name] >= FIGHT:
-            self.contended(
-                name, "somebody keeps removing or disabling the entry; it is repaired each time"
-            )
+            deed = "removing or disabling the entry" if name else "switching the table off"
+            self.contended(name, f"somebody keeps {deed}; it is repaired each time")
 
     def contended(self, name: str, sentence: str) -> None:
         """Somebody keeps undoing repairs: told once in a minute for each target."""

@@ -166,3 +166,15 @@ def name_for(target: str, taken: frozenset[str]) -> str:
     while f"maid-{target}-{number}" in taken:
         number += 1
     return f"maid-{target}-{number}"
+
+
+def undoes(action: Action, now: Situation) -> bool:
+    """Whether an action undoes what somebody else has done: then it can become a fight."""
+    match action:
+        case SwitchOn():
+            return True
+        case Register():
+            return bool(now.lost) and not now.mine
+        case Renew():
+            return action.for_rank
+    return False

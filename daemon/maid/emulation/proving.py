@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
 from maid.binfmt.entry import Entry
 from maid.binfmt.instance import Instance
+from maid.config import Prefer
 from maid.emulation.emulators import Offer
 from maid.emulation.kept import Counters, Kept
 from maid.emulation.ledger import Ledger
 from maid.emulation.patience import Later
-from maid.emulation.plan import NEXT
+from maid.emulation.plan import NEXT, Situation, Verdict
 from maid.emulation.probes import PASSING, Caught, Cause, Prober, ProbeResult
 from maid.errors import MaidError
 
@@ -122,6 +123,44 @@ class Proving:
         record = self._ledger.get(kept.serving.name)
         return next((o for o in kept.choice.offers if record and o.is_behind(record)), None)
 
+    def situation(
+        self,
+        kept: Kept,
+        table: Mapping[str, Entry],
+        names: frozenset[str],
+        wanted: Collection[str],
+        prefer: Prefer,
+    ) -> Situation:
+        """What there is to know of a target for the plan; `names` are all that are taken."""
+        name = kept.target.name
+        mine, lost = [], []
+        for record in self._ledger.of(name):
+            shown = table.get(record.name)
+            if shown is not None and record.entry().same_registration(shown):
+                mine.append((record, shown))
+            else:
+                lost.append(record.name)
+        tried = self.fingerprint(kept, table)
+        others = tuple(entry for entry in tried if not self._ledger.owns(entry))
+        ours = [number for number, entry in enumerate(tried) if self._ledger.owns(entry)]
+        if not kept.current or not self.same(kept.fingerprint, tried) or kept.doubtful:
+            verdict = Verdict.UNKNOWN
+        else:
+            verdict = Verdict.WORKS if kept.ready else Verdict.FAILS
+        return Situation(
+            target=name,
+            wanted=name in wanted,
+            offers=kept.offers(),
+            mine=tuple(mine),
+            lost=tuple(lost),
+            others=others,
+            newer=tried[: ours[0]] if ours else (),
+            taken=names,
+            avoided=kept.adopted,
+            verdict=verdict,
+            prefer=prefer,
+        )
+
     # Proving ------------------------------------------------------------------------------------
 
     def probe_soon(self, name: str) -> None:
@@ -168,7 +207,7 @@ class Proving:
             return
 
     def _judge(self, kept: Kept, result: ProbeResult, fingerprint: tuple[Entry, ...]) -> None:
-        previous = kept.result
+        previous, told = kept.result, kept.told_ready
         kept.result, kept.fingerprint = result, fingerprint
         self._counters.probed(kept.target.name, result)
         if result.ok:
@@ -177,9 +216,10 @@ class Proving:
             kept.doubts += 1
             kept.reason = result.error
             self._on_failure(kept, result)
-        if previous is None or previous.ok != result.ok:
+        if told is not result.ok:  # else it is no news, however often it was unproven meanwhile
+            kept.told_ready = result.ok
             self._emit("ready" if result.ok else "failed", kept.target.name, result.error)
-        elif result.ok:
+        if previous is not None and previous.ok and result.ok:
             return  # as it was known
         self._decide("a probe ended")
 

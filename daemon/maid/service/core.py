@@ -46,8 +46,9 @@ class ServiceStatus:
     `scope` is host or private; `kernel` its release; `instance` a directory in which the served
     table can be read by whoever asks; `namespaces`: steps have instances of their own (Linux 6.7);
     `runtime` the OCI runtime chosen ("crun" or "runc"), with `runtime_version` and `runtime_path`,
-    or null and `runtime_problem`; `limits_problem` why steps cannot be limited, or null; `ready`:
-    every required platform executes; `store` is the native store; `memory` the daemon's resident
+    or null and `runtime_problem`; `limits_problem` why steps cannot be limited, or null;
+    `guarded`: a guard puts back at once what others take out of the served table; `ready`: every
+    required platform executes; `store` is the native store; `memory` the daemon's resident
     memory in bytes; `started` in seconds since 1970; `events` the number of the newest event.
     """
 
@@ -65,6 +66,7 @@ class ServiceStatus:
     runtime_path: str | None
     runtime_problem: str | None
     limits_problem: str | None
+    guarded: bool
     ready: bool
     heals: int
     steps_running: int
@@ -206,6 +208,7 @@ class Core:
             runtime_path=chosen.path if chosen else None,
             runtime_problem=self.runner.runtime_problem or None,
             limits_problem=self._limits_problem,
+            guarded=self.machine.served.keeper.guarded,
             ready=self.machine.ready(),
             heals=self.machine.served.keeper.counters.heals,
             steps_running=sum(1 for _ in self.runner.running()),

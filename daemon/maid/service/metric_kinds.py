@@ -107,6 +107,12 @@ METRICS: dict[str, MetricKind] = {
             "When something was repaired last, in seconds since 1970",
             more="Not there before the first repair",
         ),
+        MetricKind(
+            "maid_guarded",
+            "gauge",
+            "Whether a guard puts back at once what is taken out of the served table",
+            more="0: the daemon repairs alone, some ms later; another guard is tried every minute",
+        ),
         MetricKind("maid_instances", "gauge", "Instances kept"),
         MetricKind(
             "maid_crashes",

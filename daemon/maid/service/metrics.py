@@ -150,6 +150,7 @@ def _keeper(machine: Machine) -> Iterable[Metric]:
         "maid_probe_duration_seconds",
         [((target,), each) for target, each in sorted(counters.probe_times.items())],
     )
+    yield _number("maid_guarded", float(keeper.guarded))
     yield _number("maid_instances", len(machine.tables))
 
 
