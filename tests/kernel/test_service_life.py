@@ -60,6 +60,7 @@ def test_a_second_daemon_on_the_same_directory_is_refused(running: Serving, tmp_
     )
     assert done.returncode == 1
     assert f"another maid daemon is using {running.runtime}" in done.stderr
+    assert f"no [paths] runtime, or another one, in {running.directory}/maid.toml" in done.stderr
     assert not (tmp_path / "other").exists()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from maid import native
 from maid.steps import record
 from maid.steps.record import Meta
 from maid.steps.step import Outcome
@@ -160,3 +161,13 @@ def test_a_step_that_ended_without_a_word_is_lost_and_says_why(tmp_path: Path) -
     for status, words in ((9, "was killed"), (126 << 8, f"is {tmp_path} full?")):
         why = record.why_lost(status, str(tmp_path))
         assert words in str(record.result(str(tmp_path), META, why).error)
+
+
+def test_a_supervisor_of_another_version_is_said_to_be_one(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [native.path("maid-step"), "directory", tmp_path, "rootfs", "0", "nosuch", "1", "--", "x"],
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    why = record.why_lost(ended.returncode << 8, str(tmp_path))
+    assert "helper programs are of another version: run scripts/install" in why

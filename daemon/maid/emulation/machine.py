@@ -336,7 +336,9 @@ class Machine:
             )
             for name, choice in choices.items():
                 if cpu[name] and not any(offer.cpu == cpu[name] for offer in choice.offers):
-                    why = choice.problem or "; ".join(choice.notes)
+                    unused = f"CPU model {cpu[name]} is not used: "
+                    notes = [n.removeprefix(unused) for n in choice.notes if n.startswith(unused)]
+                    why = choice.problem or "; ".join(notes)
                     raise PlatformUnavailable(f"{name} cannot be emulated as {cpu[name]}: {why}")
             wanted = list(cpu)
         directory = self._directory(key)

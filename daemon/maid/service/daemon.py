@@ -74,7 +74,7 @@ def _run(
     journal = under_journal()
     _set_up_logging(config, journal)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_only_one(config.paths.runtime))
+        stack.enter_context(_only_one(config.paths.runtime, _another(scope, config_file)))
         bound = passed or stack.enter_context(_own_socket(config))
         _raise_open_files()
         core = Core(
@@ -99,8 +99,9 @@ def _set_up_logging(config: Config, journal: bool) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(runtime: Path) -> Iterator[None]:
-    """Hold the runtime directory's lock: two daemons would undo each other's work."""
+def _only_one(runtime: Path, another: str) -> Iterator[None]:
+    """Hold the runtime directory's lock: two daemons would undo each other's work. `another` is how
+    this one gets another directory."""
     try:
         os.makedirs(runtime, mode=0o755, exist_ok=True)
         lock = os.open(runtime / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -115,7 +116,7 @@ def _only_one(runtime: Path) -> Iterator[None]:
         except BlockingIOError:
             raise MaidError(
                 f"another maid daemon is using {runtime}",
-                "maid status shows it; give this one another --socket, or stop that one",
+                f"maid status shows it; {another}, or stop that one",
             ) from None
         try:
             yield
@@ -123,6 +124,17 @@ def _only_one(runtime: Path) -> Iterator[None]:
             _remove_unused(runtime)
     finally:
         os.close(lock)
+
+
+def _another(scope: Scope, config_file: Path | None) -> str:
+    """How a daemon gets another runtime directory (maid.config.load has the rules)."""
+    if scope is Scope.HOST:
+        return "for the machine's table one is enough: leave this one out"
+    if config_file is None:
+        return "give this one another --socket"
+    return (
+        f"give this one another --socket and no [paths] runtime, or another one, in {config_file}"
+    )
 
 
 def _remove_unused(runtime: Path) -> None:

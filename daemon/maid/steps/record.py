@@ -162,11 +162,16 @@ def result(directory: str, meta: Meta, why_lost: str) -> Result:
     )
 
 
+_USAGE = 2
+"""With what maid-step ends where it does not know an option."""
+
 KILLED = "the step's supervisor was killed, and the step was ended with it"
 
 
 def why_lost(status: int, directory: str) -> str:
     """Why a supervisor that has ended with this status (as waitpid(2) has it) left no result."""
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _USAGE:
+        return "maid's helper programs are of another version: run scripts/install"
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
         return f"the step could not be started, or its result not be written: is {directory} full?"
     return KILLED
