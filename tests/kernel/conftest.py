@@ -8,6 +8,13 @@ from daemons import Daemon, rootfs
 from stepping import copy
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As pytest's own, but with a short name, not the test's: the kernel takes 127 bytes for an
+    interpreter's path, and copies of QEMU lie below a state directory in here."""
+    return tmp_path_factory.mktemp("own")
+
+
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
     """A daemon of root's that answers, for all tests that leave it running and as it is.
