@@ -199,8 +199,30 @@ def _value(raw: object, kind: Any, source: Path, where: str) -> Any:
         shown = raw if isinstance(raw, (dict, list)) else repr(raw)
         choice = plain if isinstance(plain, type) and issubclass(plain, StrEnum) else ()
         raise ConfigError(
-            f"{at(source, where)}: {where} cannot be {shown}: {error}", _near(str(raw), choice)
+            f"{at(source, where)}: {where} cannot be {shown}: {_plain(str(error))}",
+            _near(str(raw), choice),
         ) from None
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "array": "a list",
+    "object": "a table",
+}
+"""What msgspec calls the kinds of values, in words."""
+
+
+def _plain(message: str) -> str:
+    """What msgspec says of a value of the wrong kind, in words; anything else as it is."""
+    said = re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`(?: - at `\$\[(\d+)\]`)?", message)
+    if said is None:
+        return message
+    wanted = " or ".join(_KINDS.get(k, k) for k in said[1].split(" | ") if k != "null")
+    where = f" (item {int(said[3]) + 1})" if said[3] else ""
+    return f"it must be {wanted}, not {_KINDS.get(said[2], said[2])}{where}"
 
 
 def _path(kind: type, raw: object) -> Path:

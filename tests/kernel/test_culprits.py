@@ -76,6 +76,12 @@ def test_who_removed_one_entry_is_told(tmp_path: Path, guarded: bool) -> None:
     assert said.endswith(f", process {pid})"), said
 
 
+def test_a_shell_of_a_shell_is_told_once(tmp_path: Path) -> None:
+    deed = f"sh -c 'echo -1 >TABLE/{NAME}; read _'; :", Cause.removed, "aarch64"
+    ((said, _),) = keep(tmp_path, deed)
+    assert "(by sh" in said and " of sh" not in said, said
+
+
 @pytest.mark.parametrize("guarded", [False, True])
 def test_a_flush_is_told_from_a_removal(tmp_path: Path, guarded: bool) -> None:
     deed = "echo -1 >TABLE/status", Cause.flushed, "aarch64"
@@ -190,6 +196,7 @@ def test_the_guard_that_is_ended_in_a_fight_accuses_nobody_of_maids(
                 kept.keeper._guarding.disarm()
             said = [sentence for _, _, sentence in kept.events]
             assert f"process {guard}" not in " ".join(said), said
+            assert guard in kept.keeper._culprits._spared()  # also for what is told later still
             assert [kind for kind, name, _ in kept.events if name == "aarch64"].count("healed") >= 1
 
     asyncio.run(scenario())

@@ -178,6 +178,7 @@ def test_binds_on_the_command_line(daemon: Daemon, native: Path, tmp_path: Path)
     done = daemon.maid("run", "--rootfs", native, "--bind", "/nosuch:/b", "--", "/bin/true")
     assert done.returncode == 125
     assert "the bind source /nosuch cannot be opened" in done.stderr
+    assert done.stderr.count("/nosuch") == 1
 
 
 def test_more_binds_than_a_message_carries_are_refused(

@@ -203,6 +203,16 @@ def test_what_is_wrong_with_the_daemon_is_said() -> None:
     assert "steps by none works, 2 running, healed 3 times" in text
 
 
+def test_a_hint_for_several_platforms_comes_once() -> None:
+    names, hint = ("linux/x", "linux/y"), "there are: linux/amd64"
+    failed = {"status": None, "message": "none is known", "hint": hint}
+    shown = render.ensured(({"platform": name, **failed} for name in names), io.StringIO())
+    assert shown.splitlines() == [
+        *(f"failed  {name}: none is known" for name in names),
+        f"      {hint}",
+    ]
+
+
 def test_an_ensured_platform_is_one_line() -> None:
     found = {"platform": "linux/arm64", "ok": True, "message": None, "hint": None}
     lines = render.ensured(

@@ -237,14 +237,16 @@ def _platform_row(platform: dict[str, Any], stream: TextIO) -> list[str]:
 
 
 def ensured(results: Iterable[dict[str, Any]], stream: TextIO) -> str:
-    """One line for each platform of `maid ensure`."""
+    """One line for each platform of `maid ensure`; a hint for several comes after the last."""
     lines = []
-    for result in results:
+    results = list(results)
+    for number, result in enumerate(results):
         found = result["status"]
         if found is None:
             lines.append(f"{mark('failed', stream)}  {result['platform']}: {result['message']}")
-            if result["hint"]:
-                lines.append(f"      {result['hint']}")
+            hint = result["hint"]
+            if hint and hint not in (later["hint"] for later in results[number + 1 :]):
+                lines.append(f"      {hint}")
             continue
         by = "this machine" if found["via"] == "native" else found["interpreter"]
         took = f", {found['probe']['ms']:.0f} ms" if found["probe"] else ""

@@ -115,7 +115,7 @@ def _parameters(
     binds = []
     for text in request.bind:
         source, destination, readonly = _split_bind(text)
-        descriptor = passed(_open(source, f"the bind source {source}"))
+        descriptor = passed(_open(source, "the bind source"))
         binds.append({"source": descriptor, "destination": destination, "readonly": readonly})
     parameters["binds"] = binds
     if request.profile is not None:
@@ -136,7 +136,7 @@ def _open(path: Path, what: str) -> int:
     try:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
-        raise StepRefused(f"{what} cannot be opened: {error.strerror}", str(path)) from error
+        raise StepRefused(f"{what} {path} cannot be opened: {error.strerror}") from error
 
 
 def _open_directory(path: Path, what: str) -> int:

@@ -182,7 +182,7 @@ def _describe(pid: int, now: float, look: bool) -> _Writer:
     words = f"by {name}"
     # After the last ")": the name, which may hold anything, stands before.
     fields = _read(pid, "stat").rpartition(")")[2].split()
-    if len(fields) > 1 and (parent := _read(int(fields[1]), "comm")):
+    if len(fields) > 1 and (parent := _read(int(fields[1]), "comm")) not in ("", name):
         words += f" of {parent}"
     if place := place_of(_read(pid, "cgroup", lines=True)):
         words += f" in {place}"
