@@ -228,7 +228,8 @@ async def main():
         if sys.argv[3:]:  # as another guard begins whenever there is something else to guard
             kept.keeper.update(kept.choices, [])
             kept.keeper.update(kept.choices, kept.choices)
-            assert kept.keeper.guarded
+            while not kept.keeper._guarding._guard._greeted:
+                await asyncio.sleep(0.01)
             return
         await asyncio.sleep(60)
 
