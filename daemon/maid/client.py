@@ -107,7 +107,7 @@ class Client:
         except OSError as error:
             raise ConnectionLost(
                 f"the daemon at {self.path} ended the connection: {error.strerror}",
-                "journalctl -u maid says why",
+                f"{_log(self.path)} says why",
             ) from error
 
     def _reply(self) -> tuple[Parameters, bool]:
@@ -126,7 +126,7 @@ class Client:
             if not data or len(self._buffer) > MESSAGE_LIMIT:
                 raise ConnectionLost(
                     f"the daemon at {self.path} closed the connection",
-                    "it was stopped, or refuses this user or request: journalctl -u maid",
+                    f"it was stopped, or refuses this user or request: {_log(self.path)}",
                 )
             self._buffer += data
         message, _, self._buffer = self._buffer.partition(b"\0")
@@ -212,9 +212,16 @@ def _unreachable(path: str, error: OSError) -> tuple[str, str]:
     for private in _private_sockets():
         if private != path and os.path.exists(private):
             return message, f"a private daemon seems to serve {private}: --socket {private}"
+    if path != DEFAULT_SOCKET:
+        return message, f"start one there: maid daemon --scope private --socket {path}"
     if os.path.exists("/run/systemd/system"):
         return message, "start it: systemctl enable --now maid"
     return message, "start it: maid daemon, or maid daemon --scope private to try it out"
+
+
+def _log(path: str) -> str:
+    """Where the daemon at `path` says what it does: only the service's is the journal for sure."""
+    return "journalctl -u maid" if path == DEFAULT_SOCKET else "its log"
 
 
 def _private_sockets() -> list[str]:

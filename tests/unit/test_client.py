@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from maid import client
+from maid.cli import follow
 from maid.client import Client, ConnectionLost
 from maid.errors import (
     AccessDenied,
@@ -230,8 +232,48 @@ def test_no_daemon_says_how_to_start_one(
     with pytest.raises(DaemonUnreachable) as caught:
         Client(str(path))
     assert f"no maid daemon answers at {path}: {words}" in caught.value.message
-    assert caught.value.hint
+    assert caught.value.hint == f"start one there: maid daemon --scope private --socket {path}"
     assert caught.value.exit_status == 4
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_only_the_services_socket_has_systemd_start_something(
+    monkeypatch: pytest.MonkeyPatch, systemd: bool
+) -> None:
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/run/systemd/system" and systemd)
+    for path, said in ((client.DEFAULT_SOCKET, systemd), ("/x/io.maid", False)):
+        _, hint = client._unreachable(path, ConnectionRefusedError(111, "Connection refused"))
+        assert ("systemctl enable --now maid" in hint) == said, hint
+
+
+def test_only_the_services_log_is_the_journal(tmp_path: Path) -> None:
+    with (
+        peer(tmp_path / "s", answering()) as path,
+        Client(path) as connection,
+        pytest.raises(ConnectionLost) as caught,
+    ):
+        connection.call("x.y.Z")
+    assert caught.value.hint.endswith("refuses this user or request: its log")
+    assert client._log(client.DEFAULT_SOCKET) == "journalctl -u maid"
+
+
+def test_a_step_whose_daemon_stays_away_goes_on_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "RECONNECT", 0.1)
+
+    def serve(connection: socket.socket) -> None:
+        request(connection)
+        (tmp_path / "s").unlink()
+        connection.sendall(b'{"continues":true,"parameters":{"step":{"started":{"id":"1-2"}}}}\0')
+
+    with (
+        peer(tmp_path / "s", serve) as path,
+        pytest.raises(MaidError) as caught,
+    ):
+        follow.Follower(path, {}, []).result()
+    assert caught.value.message.startswith("the daemon went away while the step")
+    assert caught.value.hint == "it goes on; the next daemon ends it, because nobody waits for it"
 
 
 def test_a_private_daemon_that_is_there_is_named(

@@ -103,7 +103,8 @@ class Follower:
         when = "while" if self._began else "before it said whether"
         return MaidError(
             f"the daemon went away {when} the step {self._parameters['id']} was running",
-            "one that runs goes on until the daemon is back, which ends it: systemctl start maid",
+            f"{'it' if self._began else 'one that runs'} goes on; the next daemon ends it, because"
+            " nobody waits for it",
         )
 
 
