@@ -6,8 +6,7 @@ import re
 import stat
 from collections.abc import Iterator
 
-from maid.client import DEFAULT_SOCKET
-from maid.config import Config, Prefer, Scope
+from maid.config import Config, Prefer, Scope, Socket
 from maid.doctor.findings import Finding, listed, note, ok, problem, warning
 from maid.doctor.owners import configured, supported
 from maid.doctor.place import CannotLook, Place
@@ -183,7 +182,7 @@ def installers(config: Config, scope: Scope, place: Place) -> Iterator[Finding]:
         )
 
 
-_USUAL = (DEFAULT_SOCKET, "/run/maid/private/io.maid")
+_USUAL = (str(Socket().path), "/run/maid/private/io.maid")
 """Where a daemon has its socket when nobody says otherwise (maid.config)."""
 
 
