@@ -43,6 +43,16 @@ class ConnectionLost(DaemonUnreachable):
     """The daemon closed the connection in the middle of a call."""
 
 
+class ParameterRefused(UsageError):
+    """The daemon does not take the value of the `parameter` of that name, or knows none."""
+
+    def __init__(self, parameter: str) -> None:
+        super().__init__(
+            f"the daemon does not take this value of the parameter {parameter}", "see --help"
+        )
+        self.parameter = parameter
+
+
 class Client:
     """One connection to the daemon at the socket `path`. Closing it ends what it started.
 
@@ -183,9 +193,7 @@ def _error(name: str, parameters: Parameters) -> MaidError:
                 "it has as many files open as it may have: try again, or see LimitNOFILE= of"
                 " maid.service",
             )
-        return UsageError(
-            f"the daemon does not take this value of the parameter {parameter}", "see --help"
-        )
+        return ParameterRefused(str(parameter))
     if name in ("org.varlink.service.MethodNotFound", "org.varlink.service.InterfaceNotFound"):
         return MaidError(
             f"the daemon does not know {parameters.get('method') or parameters.get('interface')}",

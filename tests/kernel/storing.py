@@ -84,8 +84,8 @@ def main() -> None:
 
     directory = Directory(sys.argv[1])
 
-    def runner(machine: Any, _: Any, emit: Any) -> Runner:
-        return Runner(machine, directory, emit)
+    def runner(machine: Any, _: Any, emit: Any, choose_runtime: Any) -> Runner:
+        return Runner(machine, directory, emit, choose_runtime)
 
     core.Runner = runner  # type: ignore[assignment, misc]
     sys.argv = sys.argv[2:]

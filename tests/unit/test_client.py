@@ -16,7 +16,7 @@ import pytest
 
 from maid import client
 from maid.cli import follow
-from maid.client import Client, ConnectionLost
+from maid.client import Client, ConnectionLost, ParameterRefused
 from maid.errors import (
     AccessDenied,
     DaemonUnreachable,
@@ -24,7 +24,6 @@ from maid.errors import (
     MaidError,
     PlatformUnavailable,
     StepRefused,
-    UsageError,
 )
 
 
@@ -116,7 +115,13 @@ def test_descriptors_go_with_a_message_of_any_length(tmp_path: Path) -> None:
     ("error", "parameters", "kind", "status", "words"),
     [
         ("org.varlink.service.PermissionDenied", {}, AccessDenied, 1, "does not allow"),
-        ("org.varlink.service.InvalidParameter", {"parameter": "p"}, UsageError, 2, "parameter p"),
+        (
+            "org.varlink.service.InvalidParameter",
+            {"parameter": "p"},
+            ParameterRefused,
+            2,
+            "parameter p",
+        ),
         ("org.varlink.service.MethodNotFound", {"method": "M"}, MaidError, 1, "another version"),
         ("org.varlink.service.InterfaceNotFound", {"interface": "i.f"}, MaidError, 1, "i.f"),
         ("io.maid.Emulation.PlatformNotAvailable", {"message": "m"}, PlatformUnavailable, 3, "m"),

@@ -161,9 +161,9 @@ def test_steps_are_counted_by_platform_outcome_and_mode() -> None:
 
 def test_what_did_not_begin_has_no_duration() -> None:
     tally = Tally()
-    for outcome in (Outcome.refused, Outcome.failed):
+    for outcome in (Outcome.refused, Outcome.failed, Outcome.lost):
         tally.count("linux/arm64", result(outcome))
-    assert sum(tally.ended.values()) == 2 and not tally.durations
+    assert sum(tally.ended.values()) == 3 and not tally.durations
 
 
 def test_native_programs_do_not_make_a_native_step_accelerated() -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from maid import native
@@ -139,7 +140,7 @@ def test_a_process_that_is_older_than_the_step_or_younger_is_not_killed(
     """It has the number of a container's first process that is long gone."""
     (tmp_path / "step.json").touch()
     (tmp_path / "pid").write_text(number_of(first_process))
-    for begun in (0.0, since_boot() - 100, since_boot() + 100):
+    for begun in (since_boot() - 100, since_boot() + 100):
         record.kill_container(str(tmp_path), begun)
         with pytest.raises(subprocess.TimeoutExpired):
             first_process.wait(0.2)
@@ -155,6 +156,20 @@ def test_a_container_is_known_whatever_the_clock_was_set_to_since(
         os.utime(file, (time.time() - jump,) * 2)
     record.kill_container(str(tmp_path), since_boot())
     first_process.wait(5)
+
+
+def test_a_record_without_the_time_since_the_machines_start_gets_it_from_the_clock(
+    tmp_path: Path,
+) -> None:
+    """Versions before had the clock's alone; and what a record has is left as it is."""
+    for written, begun in ((0.0, since_boot() - 100), (7.5, 7.5)):
+        meta = msgspec.structs.replace(META, started=time.time() - 100, begun=written)
+        text = msgspec.json.encode(meta)
+        if not written:
+            text = text.replace(b',"begun":0.0', b"")
+            assert b"begun" not in text
+        (tmp_path / "step.json").write_bytes(text)
+        assert record.read(str(tmp_path)).begun == pytest.approx(begun, abs=5)
 
 
 def test_a_step_that_ended_without_a_word_is_lost_and_says_why(tmp_path: Path) -> None:

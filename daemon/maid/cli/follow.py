@@ -4,6 +4,9 @@ A step that has begun does not need the daemon: the next one is asked for it. On
 place when the daemon went away is handed in again, and never twice: only where the next daemon
 says that it does not know the id. It knows every step that an earlier one began, also when nobody
 was told so any more (steps/record.py, `withhold`).
+
+A daemon that is older than this program, as in the middle of an upgrade, may take no id: the step
+is followed by the id that it chooses, and not handed in again.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import secrets
 import time
 from typing import Any
 
-from maid.client import Client, ConnectionLost
+from maid.client import Client, ConnectionLost, ParameterRefused
 from maid.errors import DaemonUnreachable, MaidError, StepUnknown
 
 RECONNECT = 30.0
@@ -34,7 +37,8 @@ class Follower:
     def __init__(self, socket: str, parameters: dict[str, Any], descriptors: list[int]) -> None:
         self._socket = socket
         # Chosen here: so a daemon that comes after one that was killed can be asked for the step.
-        self._parameters = {**parameters, "id": new_id()}
+        self._identifier = new_id()
+        self._parameters = {**parameters, "id": self._identifier}
         self._descriptors = descriptors
         self._began = False
         self._asked: tuple[int, float] | None = None
@@ -49,13 +53,24 @@ class Follower:
                     break
             except ConnectionLost as lost:
                 client, result = self._take_up(lost)
-        return {"id": self._parameters["id"], **result}
+        return {"id": self._identifier, **result}
 
     def _run(self, client: Client) -> dict[str, Any]:
+        try:
+            return self._follow(client)
+        except ParameterRefused as error:
+            if error.parameter != "id" or "id" not in self._parameters:
+                raise
+        # It is older than this program, and nothing has begun.
+        del self._parameters["id"]
+        return self._follow(client)
+
+    def _follow(self, client: Client) -> dict[str, Any]:
         for reply in client.stream("io.maid.Steps.Run", self._parameters, self._descriptors):
             step = reply["step"]
             if step.get("started"):
                 self._began = True
+                self._identifier = step["started"]["id"]
                 close(self._descriptors)
             if step.get("finished"):
                 finished: dict[str, Any] = step["finished"]
@@ -65,6 +80,8 @@ class Follower:
     def _take_up(self, lost: ConnectionLost) -> tuple[Client | None, dict[str, Any]]:
         """The daemon went away: wait for the next one and ask it for the step. Its result; or a
         connection to hand it in again, where it is certain that it has not begun."""
+        if not self._began and "id" not in self._parameters:
+            raise lost
         until, refusals = time.monotonic() + RECONNECT, 0
         while True:
             try:
@@ -84,7 +101,7 @@ class Follower:
         with contextlib.ExitStack() as closing:
             closing.enter_context(client)
             try:
-                result = client.call("io.maid.Steps.Wait", {"id": self._parameters["id"]})["result"]
+                result = client.call("io.maid.Steps.Wait", {"id": self._identifier})["result"]
                 return None, result
             except StepUnknown:
                 if self._began:
@@ -95,14 +112,14 @@ class Follower:
                 raise MaidError(lost.message, lost.hint)
             self._asked = answering
             # Another id: whatever is left of the first request can be no part of this one.
-            self._parameters["id"] = new_id()
+            self._identifier = self._parameters["id"] = new_id()
             closing.pop_all()
         return client, {}
 
     def _given_up(self) -> MaidError:
         when = "while" if self._began else "before it said whether"
         return MaidError(
-            f"the daemon went away {when} the step {self._parameters['id']} was running",
+            f"the daemon went away {when} the step {self._identifier} was running",
             f"{'it' if self._began else 'one that runs'} goes on; the next daemon ends it, because"
             " nobody waits for it",
         )

@@ -100,8 +100,7 @@ class Core:
         self.on_reload: Callable[[Config], None] = lambda _: None
         self.machine = Machine(config, scope, events.emit)
         self.acceleration = Acceleration(config, events.emit)
-        self.runner = Runner(self.machine, self.acceleration, events.emit)
-        self.runner.choose_runtime = self.find_runtime
+        self.runner = Runner(self.machine, self.acceleration, events.emit, self.find_runtime)
         self._sightings = Sightings(self.acceleration)
         self._config_file = config_file
         self._instance_prefix = instance_prefix

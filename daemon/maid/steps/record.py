@@ -42,7 +42,7 @@ class Meta(msgspec.Struct, frozen=True):
     """What the daemon writes down of a step before it starts: step.json in its directory.
 
     `started` is in seconds since 1970, for people; `begun` in seconds since the machine started,
-    which no clock that is set can change.
+    which no clock that is set can change (0: the version that wrote it knew only the other).
     """
 
     id: str
@@ -71,6 +71,18 @@ def write(path: str, data: bytes) -> None:
             data = data[os.write(descriptor, data) :]
     finally:
         os.close(descriptor)
+
+
+def read(directory: str) -> Meta:
+    """What is written down of the step in `directory`. Raises OSError, MsgspecError."""
+    with open(f"{directory}/step.json", "rb") as file:
+        meta = msgspec.json.decode(file.read(), type=Meta)
+    if meta.begun:
+        return meta
+    # What was an upgrade ago, if the clock has not been set since: if it has, the step's container
+    # is not known for certain (kill_container).
+    began = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.time() - meta.started)
+    return msgspec.structs.replace(meta, begun=began)
 
 
 def read_text(path: str) -> str:

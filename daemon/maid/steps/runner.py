@@ -73,26 +73,26 @@ class Active:
         return self.finished.done()
 
 
-async def _nothing() -> None:
-    return None
-
-
 class Runner:
     """Starts, watches, cancels and takes up steps. `emit` is told of ends: kind, target, sentence;
     `store` is where native tools come from; `choose_runtime` is called to look for a `runtime`
     where there is none."""
 
     def __init__(
-        self, machine: Machine, store: NativeStore | None, emit: Callable[[str, str, str], None]
+        self,
+        machine: Machine,
+        store: NativeStore | None,
+        emit: Callable[[str, str, str], None],
+        choose_runtime: Callable[[], Awaitable[None]],
     ) -> None:
         self.runtime: Runtime | None = None
         self.runtime_problem = "not tried yet"
         self.steps: dict[str, Active] = {}
-        self.choose_runtime: Callable[[], Awaitable[None]] = _nothing
         self.tally = Tally()
         self.accelerator = Accelerator(store, emit)
         self._machine = machine
         self._emit = emit
+        self._choose_runtime = choose_runtime
         self._networks = Networks()
         self.places = Places()
         self._directory = str(machine.config.paths.runtime / "steps")
@@ -140,7 +140,7 @@ class Runner:
         self, step: Step, caller: Caller, given: Descriptors, seen: Look, identifier: str
     ) -> Active:
         if self.runtime is None:  # one may have been installed, or have got room to be tried
-            await self.choose_runtime()
+            await self._choose_runtime()
         self._chosen_runtime()
         served = await serve.serve(self._machine, step, caller)
         pinned = served.table.pinned if served.table else None
@@ -400,8 +400,7 @@ class Runner:
         return len(running)
 
     def _take_up(self, directory: str) -> None:
-        with open(f"{directory}/step.json", "rb") as file:
-            meta = msgspec.json.decode(file.read(), type=Meta)
+        meta = record.read(directory)
         # Its number is written a moment after the file was made.
         pid = int(record.read_text(f"{directory}/supervisor") or record.find_supervisor(directory))
         self._have_begun(meta.id)

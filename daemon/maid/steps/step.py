@@ -166,8 +166,8 @@ class Result:
 
     @property
     def began(self) -> bool:
-        """Whether the command has run."""
-        return self.outcome not in (Outcome.refused, Outcome.failed)
+        """Whether the command has run, for certain, and to an end whose time is known."""
+        return self.outcome not in (Outcome.refused, Outcome.failed, Outcome.lost)
 
 
 def new_id() -> str:
