@@ -129,6 +129,8 @@ class Client:
                     raise self._ignored() from error
                 self._socket.settimeout(None)
                 continue
+            except ConnectionResetError:
+                data = b""  # closed as well, with something of ours unread
             except OSError as error:
                 raise ConnectionLost(
                     f"the connection to the daemon was lost: {error.strerror}"
