@@ -13,6 +13,7 @@ from guarded import AARCH64, NAME, STANDIN, found, idle, shows, write
 from keeping import Kept, keeping, plain
 
 from maid import native
+from maid.emulation import describe
 from maid.emulation.guard import Guard, Slot
 from maid.emulation.guarding import Guarding
 
@@ -89,6 +90,11 @@ def test_a_fight_floods_nobody_with_events(tmp_path: Path) -> None:
             assert kinds.count("contended") == 1
             assert 1 <= kinds.count("healed") <= 5
             assert len(kinds) < 30, kinds
+            await kept.until_ready()
+            state = kept.keeper.kept["aarch64"]
+            assert describe.judge(state, True)[1].startswith("somebody keeps removing")
+            state.fight_until = 0.0  # a minute later
+            assert "somebody" not in describe.judge(state, True)[1]
 
     asyncio.run(scenario())
 

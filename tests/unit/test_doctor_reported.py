@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from maid import elf
 from maid.doctor import (
     Level,
@@ -67,14 +69,17 @@ def test_a_degraded_platform_is_a_warning_with_its_reason() -> None:
 def test_a_contended_entry_is_a_problem_with_a_way_to_find_who() -> None:
     reason = "somebody keeps removing the entry (9 times in the last minute); the next repair"
     assert "problem linux/arm64: somebody keeps" in said(platform(state="failed", reason=reason))
-    assert "maid events says who" in said(platform(reason=reason))
+    lines = said(platform(reason=reason))
+    assert "warning linux/arm64: somebody keeps" in lines, "it is repaired each time"
+    assert "maid events says who" in lines
 
 
-def test_the_daemon_s_words_for_contention_are_the_ones_looked_for() -> None:
+@pytest.mark.parametrize("module", ["keeper", "patience"])
+def test_the_daemon_s_words_for_contention_are_the_ones_looked_for(module: str) -> None:
     from maid.doctor import reported
 
-    source = Path(elf.__file__).parent / "emulation" / "keeper.py"
-    assert reported.CONTENDED in source.read_text()
+    source = Path(elf.__file__).parent / "emulation" / f"{module}.py"
+    assert f'f"{reported.CONTENDED} ' in source.read_text()
 
 
 def test_no_runtime_and_not_ready_are_problems() -> None:

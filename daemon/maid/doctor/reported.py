@@ -8,8 +8,9 @@ import msgspec
 
 from maid.doctor.findings import Finding, listed, note, ok, problem, warning
 
-# The daemon's words for an entry that somebody else keeps removing (maid.emulation.keeper).
-CONTENDED = "keeps removing"
+# The daemon's words for an entry that somebody else keeps removing, or a table that somebody keeps
+# switching off (maid.emulation.keeper).
+CONTENDED = "somebody keeps"
 
 
 class _Platform(msgspec.Struct):
@@ -58,7 +59,9 @@ def _findings(status: _Status) -> Iterator[Finding]:
     for each in status.platforms:
         reason = each.reason or "the daemon gives no reason"
         if CONTENDED in reason:
-            yield problem(
+            # While the guard repairs, next to nothing fails.
+            make = warning if each.state == "ready" else problem
+            yield make(
                 each.shown,
                 reason,
                 "maid events says who, where the kernel tells; else journalctl --since shows what"

@@ -34,7 +34,7 @@ def native(
 def emulated(platform: Platform | None, kept: Kept, wanted: bool, required: bool) -> PlatformStatus:
     """A platform that needs an interpreter; `wanted` by the configuration or not."""
     serving, offer = kept.serving, kept.offer
-    state, reason = _judge(kept, wanted)
+    state, reason = judge(kept, wanted)
     version = ".".join(map(str, offer.interpreter.version)) if offer else None
     return PlatformStatus(
         platform=str(platform) if platform else None,
@@ -59,8 +59,8 @@ def _probe_status(result: ProbeResult | None) -> ProbeStatus | None:
     return ProbeStatus(result.level, result.ok, result.ms, result.error or None)
 
 
-def _judge(kept: Kept, wanted: bool) -> tuple[State, str]:
-    """State and reason of an emulated target."""
+def judge(kept: Kept, wanted: bool) -> tuple[State, str]:
+    """State of an emulated target, and why or what there is to know of it ("": nothing)."""
     if kept.serving is None:
         if not wanted:
             return State.disabled, "excluded by the configuration"
@@ -82,4 +82,4 @@ def _judge(kept: Kept, wanted: bool) -> tuple[State, str]:
             State.degraded,
             "its interpreter is no longer on disk; the entry keeps the old file open",
         )
-    return State.ready, kept.reason
+    return State.ready, kept.contended or kept.reason

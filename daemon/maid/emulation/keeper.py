@@ -25,7 +25,7 @@ from maid.emulation.guarding import Guarding
 from maid.emulation.hands import Hands
 from maid.emulation.kept import Counters, Kept
 from maid.emulation.ledger import Ledger
-from maid.emulation.patience import Later, Pace, Patience, Telling
+from maid.emulation.patience import MINUTE, Later, Pace, Patience, Telling
 from maid.emulation.plan import NEXT, Situation, plan, undoes
 from maid.emulation.probes import Prober
 from maid.emulation.proving import Emit, Proving
@@ -346,8 +346,12 @@ class Keeper:
 
     def _tell(self, kind: str, name: str, sentence: str) -> None:
         """An event of the telling's, in a fight with who it is."""
-        who = self._culprits.latest() if kind == "contended" else ""
-        self._emit(kind, name, sentence + (f" (the last time {who})" if who else ""))
+        if kind == "contended":
+            if who := self._culprits.latest():
+                sentence += f" (the last time {who})"
+            for kept in [self.kept[name]] if name in self.kept else self.kept.values():
+                kept.fight, kept.fight_until = sentence, time.monotonic() + MINUTE
+        self._emit(kind, name, sentence)
 
     def _put_back(self, repaired: list[Repaired]) -> None:
         """The guard has told what it did."""

@@ -37,7 +37,8 @@ class Kept:
 
     `slot` is what the guard has to put back; `standing_in` since when only the stand-in is there
     (0.0: it is not), `confirmed` when a probe last held what serves after repairs against what was
-    known before (both in seconds of the monotonic clock).
+    known before (both in seconds of the monotonic clock). `fight` is what was told last of somebody
+    who keeps undoing repairs; until `fight_until` the status says so.
     """
 
     choice: Choice
@@ -61,6 +62,8 @@ class Kept:
     slot: Slot | None = None
     standing_in: float = 0.0
     confirmed: float = 0.0
+    fight: str = ""
+    fight_until: float = 0.0
 
     @property
     def target(self) -> Target:
@@ -75,6 +78,11 @@ class Kept:
     def current(self) -> bool:
         """Whether `result` is about the entries as they are."""
         return self.result is not None and self.fingerprint is not None
+
+    @property
+    def contended(self) -> str:
+        """Who keeps undoing repairs, in a sentence, while that is less than a minute ago; or ""."""
+        return self.fight if time.monotonic() < self.fight_until else ""
 
     @property
     def doubtful(self) -> bool:
