@@ -130,7 +130,7 @@ SYSTEMS = (
            "there is no crun and no runc", "crun"),
     Broken("compiled helpers are missing", "table; cd $(dirname $(command -v maid))/../libexec;"
            " mount -t tmpfs tmpfs maid", "problem", "helpers", "maid-step",
-           "make -C daemon/native"),
+           "make -C daemon/native", also=("warning helpers: ",)),
     # Resources
     Broken("user namespaces switched off", "table; echo 0 >/proc/sys/user/max_user_namespaces",
            "problem", "user namespaces", "max_user_namespaces is 0", "sysctl"),

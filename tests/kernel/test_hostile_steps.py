@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,13 @@ def tree(native: Path, trees: Path) -> Path:
 
 
 @pytest.fixture
-def place(trees: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def place(trees: Path) -> Path:
     """The member's own directory, with a file of root's in it that everybody may read."""
-    directory = trees / request.node.name
-    directory.mkdir()
+    directory = Path(tempfile.mkdtemp(dir=trees))
     (directory / "roots").write_text("roots\n")
     (directory / "roots").chmod(0o644)
     os.chown(directory, MEMBER, MEMBER)
-    yield directory
+    return directory
 
 
 def unharmed(place: Path) -> bool:
@@ -155,7 +155,7 @@ def test_an_overlay_gives_no_way_to_what_is_below_it(
 ) -> None:
     """A root file system of root's under the member's overlay: changes go to the overlay, owned by
     the member, and what root keeps to itself stays unread."""
-    below = copy(native, trees / "below")
+    below = copy(native, Path(tempfile.mkdtemp(dir=trees)))
     (below / "secret").write_text("secret\n")
     (below / "secret").chmod(0o600)
     changes = place / "changes"
