@@ -37,6 +37,12 @@ def replace(file: Path) -> None:
     new.rename(file)
 
 
+EXECUTING = (
+    "echo up; n=0; while [ ! -e /go ]; do /bin/true || echo failed; n=$((n+1)); done;"
+    " echo $n; exit 3"
+)
+"""A step that executes programs, and tells of each that fails, until it finds /go."""
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "deleted": Path.unlink,
     "replaced": replace,
@@ -104,11 +110,7 @@ def test_damaged_while_the_daemon_is_down_is_said_and_mended(
 def test_damaged_while_a_step_runs_costs_no_program(
     damaged: Faulted, before: Before, interpreter: Path, tree: Path, damage: str
 ) -> None:
-    script = (
-        "echo up; n=0; while [ ! -e /go ]; do /bin/true || echo failed; n=$((n+1)); done;"
-        " echo $n; exit 3"
-    )
-    with running(damaged, tree, script) as (client, _, output):
+    with running(damaged, tree, EXECUTING) as (client, _, output):
         read_until(output, b"up")
         DAMAGES[damage](interpreter)
         time.sleep(1)  # more than maid waits before it looks again
@@ -219,11 +221,7 @@ def test_an_emulator_that_hung_for_a_while_serves_again(
 def test_a_table_that_is_unmounted_under_running_steps_costs_no_program(
     damaged: Faulted, before: Before, tree: Path
 ) -> None:
-    script = (
-        "echo up; n=0; while [ ! -e /go ]; do /bin/true || echo failed; n=$((n+1)); done;"
-        " echo $n; exit 3"
-    )
-    with running(damaged, tree, script) as (client, _, output):
+    with running(damaged, tree, EXECUTING) as (client, _, output):
         read_until(output, b"up")
         for pins in (["binfmt"], ["user"], ["binfmt", "user"]):
             for pin in pins:

@@ -52,6 +52,18 @@ STUBBORN = 5.0
 step has begun (a mount of a file system that does not answer)."""
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked for: a step, on whose behalf, what was handed over, what `look` saw in its root
+    file system, and its id."""
+
+    step: Step
+    caller: Caller
+    given: Descriptors
+    seen: Look
+    identifier: str
+
+
 @dataclass
 class Active:
     """A step that was started. `finished` holds its result, which somebody has taken once `claimed`
@@ -123,7 +135,8 @@ class Runner:
         step.check()
         serve.check_rootfs(self._machine, step, given, seen)
         async with self.places.one(caller.uid, self._machine.config.steps):
-            active = await self._start(step, caller, given, seen, identifier)
+            asked = _Asked(step, caller, given, seen, identifier or new_id())
+            active = await self._start(asked)
             started(active)
             return await self.wait(active)
 
@@ -136,9 +149,8 @@ class Runner:
         programs = rootfs.candidates(command[0], path) if command else []
         return await rootfs.look_apart(root, programs, cwd)
 
-    async def _start(
-        self, step: Step, caller: Caller, given: Descriptors, seen: Look, identifier: str
-    ) -> Active:
+    async def _start(self, asked: _Asked) -> Active:
+        step, caller, given = asked.step, asked.caller, asked.given
         if self.runtime is None:  # one may have been installed, or have got room to be tried
             await self._choose_runtime()
         self._chosen_runtime()
@@ -146,7 +158,7 @@ class Runner:
         pinned = served.table.pinned if served.table else None
         launch.check_ids(step, pinned.mapping if pinned else None)
         if served.via != "emulated":
-            return await self._spawn(step, caller, given, seen, served, identifier)
+            return await self._spawn(asked, served)
         store = await self.accelerator.directory(
             str(step.platform),
             step.accelerate,
@@ -155,46 +167,30 @@ class Runner:
             trusted=caller.mapping is None,
         )
         if store < 0:
-            return await self._spawn(step, caller, given, seen, served, identifier)
+            return await self._spawn(asked, served)
         own = os.dup(store)  # the store's own is closed where it is switched off
         try:
-            given = replace(given, store=own)
-            return await self._spawn(step, caller, given, seen, served, identifier)
+            return await self._spawn(replace(asked, given=replace(given, store=own)), served)
         finally:
             os.close(own)
 
-    async def _spawn(
-        self,
-        step: Step,
-        caller: Caller,
-        given: Descriptors,
-        seen: Look,
-        served: Served,
-        identifier: str,
-    ) -> Active:
+    async def _spawn(self, asked: _Asked, served: Served) -> Active:
         network = -1
-        if step.network is Network.NONE:
+        if asked.step.network is Network.NONE:
             pinned = served.table.pinned if served.table else None
             network = await self._network(pinned.open_user() if pinned else -1)
         try:
-            return self._begin(step, caller, given, seen, served, network, identifier or new_id())
+            return self._begin(asked, served, network)
         except (OSError, RuntimeError) as error:
-            raise refused(error, f"the step for {step.platform} could not be started") from error
+            what = f"the step for {asked.step.platform} could not be started"
+            raise refused(error, what) from error
         finally:
             if network >= 0:
                 os.close(network)
 
-    def _begin(
-        self,
-        step: Step,
-        caller: Caller,
-        given: Descriptors,
-        seen: Look,
-        served: Served,
-        network: int,
-        identifier: str,
-    ) -> Active:
+    def _begin(self, asked: _Asked, served: Served, network: int) -> Active:
         """Never waits, so that nobody else takes the id in between."""
+        step, caller, given, identifier = asked.step, asked.caller, asked.given, asked.identifier
         runtime = self._chosen_runtime()
         table = served.table
         pinned = table.pinned if table else None
@@ -218,7 +214,7 @@ class Runner:
         )
         try:
             places = launch.write_bundle(
-                step, directory, pinned, network >= 0, seen.resolver, given.store >= 0
+                step, directory, pinned, network >= 0, asked.seen.resolver, given.store >= 0
             )
             # Before anything of it exists: a daemon that comes after can then clean up all of it.
             record.write(f"{directory}/step.json", msgspec.json.encode(meta))
